@@ -1,0 +1,395 @@
+"""What crosses the socket between the daemon and a worker, and what an engine is.
+
+NOTE: three levels, one type each way. Text in (`Chat`), ids in (`GenerateRequest`), ids out
+(`TokenEvent`), text out (`Delta`). Engines never see text and the daemon never sees ids, except for
+`context_ids`, which the Ollama API hands to its clients. All Structs are frozen; new fields get
+defaults, so that a daemon and a worker of neighbouring builds still understand each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+RequestId = str
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next id is chosen. Names and meanings follow the Ollama option table.
+
+    `top_k` <= 0 and `top_p` >= 1 switch their filter off; `temperature` <= 0 is greedy. `seed` None
+    draws one; `repeat_last_n` counts ids (0 off, -1 the whole context).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    tfs_z: float = 1.0
+    seed: int | None = None
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalize_newline: bool = True
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`max_tokens` < 0 means as many as fit (bounded by ten contexts); `context_length` counts ids."""
+
+    max_tokens: int = -1
+    context_length: int = 4096
+    num_keep: int = 4
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`arguments` is a JSON object as text, key order kept."""
+
+    id: str = ""
+    name: str = ""
+    arguments: bytes = b"{}"
+    index: int = 0
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    role: str
+    content: str = ""
+    thinking: str = ""
+    images: tuple[bytes, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="chat"):
+    """One generation, at the text level. Exactly one of `messages` and `prompt` is used.
+
+    `prompt` is raw: no template at all. `template` is the Go template to use instead of the
+    artifact's own chat template (empty: the artifact's). `context_ids` are put before the rendered
+    prompt. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a JSON Schema. `want_context` asks for the ids
+    of prompt and answer in the final `Delta`.
+    """
+
+    request_id: RequestId
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    template: str = ""
+    suffix: str = ""
+    context_ids: tuple[int, ...] = ()
+    tools: tuple[bytes, ...] = ()
+    think: bool | str | None = None
+    format: bytes | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    limits: Limits = Limits()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    truncate: bool = True
+    shift: bool | None = None
+    want_context: bool = False
+    reproducible: bool = False
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embed"):
+    """`dimensions` 0 keeps all. Without `truncate` a text that is too long fails the request."""
+
+    request_id: RequestId
+    texts: tuple[str, ...]
+    truncate: bool = True
+    dimensions: int = 0
+    normalize: bool = True
+    context_length: int = 0
+
+
+class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rank"):
+    request_id: RequestId
+    query: str
+    documents: tuple[str, ...]
+
+
+class CountTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="count"):
+    """Ids that this chat's rendered prompt has."""
+
+    request_id: RequestId
+    chat: Chat
+
+
+class Render(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="render"):
+    """The prompt that this chat would be given, as text."""
+
+    request_id: RequestId
+    chat: Chat
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """Asks a worker how it is; answered by `Status` even while it generates."""
+
+    request_id: RequestId
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    request_id: RequestId
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="load"):
+    """First request to a worker. `backend` names a folder of `backends`; paths are absolute.
+
+    `rows` is how many requests may decode together; `kv_bytes` bounds all KV caches (0: chosen by the
+    engine); `threads` 0 lets the engine choose; `precise` turns integer activations off.
+    """
+
+    request_id: RequestId
+    backend: str
+    artifact: str
+    device: str = "cpu"
+    adapters: tuple[str, ...] = ()
+    rows: int = 4
+    context_length: int = 4096
+    kv_bytes: int = 0
+    threads: int = 0
+    precise: bool = False
+    cache_folder: str = ""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="loaded"):
+    """`context_length` is the most one row can hold; `resident_bytes` what the worker measured."""
+
+    request_id: RequestId
+    context_length: int
+    rows: int
+    resident_bytes: int
+    load_ns: int
+    capabilities: tuple[str, ...] = ()
+    device: str = "cpu"
+
+
+class Logprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Natural-log probability of one piece of text, before any filter of the sampler.
+
+    `data` is the id's own bytes (maybe part of a character); `token` its lossy text.
+    """
+
+    token: str
+    logprob: float
+    data: bytes = b""
+    top: tuple[Logprob, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts of ids and times in ns. `prompt_tokens` is the full prompt, cached part included."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    dropped_tokens: int = 0
+    completion_tokens: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+    queued_ns: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
+    """A piece of an answer. The one with `finish` is the last; `stop_text` is the stop string met."""
+
+    request_id: RequestId
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    finish: FinishReason | None = None
+    stop_text: str = ""
+    usage: Usage | None = None
+    context_ids: tuple[int, ...] = ()
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """Prefill has done `done` of `total` ids; shows that a worker is alive."""
+
+    request_id: RequestId
+    done: int
+    total: int
+
+
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embedded"):
+    """`vectors` are float32 little-endian bytes; `json` the same as ready-made JSON arrays."""
+
+    request_id: RequestId
+    vectors: tuple[bytes, ...]
+    json: tuple[bytes, ...]
+    prompt_tokens: int = 0
+
+
+class Ranked(msgspec.Struct, frozen=True, kw_only=True, tag="ranked"):
+    request_id: RequestId
+    scores: tuple[float, ...]
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
+    request_id: RequestId
+    tokens: int
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True, tag="rendered"):
+    request_id: RequestId
+    prompt: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="status"):
+    request_id: RequestId
+    active: int = 0
+    waiting: int = 0
+    kv_bytes: int = 0
+    resident_bytes: int = 0
+    steps: int = 0
+    loaded: bool = False
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="failed"):
+    """The request ends here. `code` is one of `FAILURE_CODES`; `message` is for the user."""
+
+    request_id: RequestId
+    code: str
+    message: str
+
+
+# What went wrong, for the daemon to give a status to. One word each; the message carries the rest.
+FAILURE_CODES = {
+    "invalid": "the request cannot be understood (400)",
+    "too_long": "the prompt does not fit the context (400)",
+    "unsupported": "this engine or build cannot do it (501)",
+    "template": "the chat template failed on these messages (400)",
+    "load": "the model could not be loaded (500)",
+    "memory": "not enough memory (500)",
+    "internal": "a defect or a runtime error (500)",
+    "died": "the worker ended (500)",
+    "cancelled": "the client or the daemon took it back (499)",
+}
+
+ToWorker = Load | Chat | Embed | Rank | CountTokens | Render | Probe | Cancel
+FromWorker = (
+    Loaded | Delta | Progress | Embedded | Ranked | Counted | Rendered | Status | Failed
+)
+
+
+# ---- the ids level: between the worker's text side and an engine ----
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`top_logprobs` -1: none wanted; 0: the sampled id's only; n: the n likeliest beside it.
+
+    `end_ids` finish with `stop` and are not emitted as text. `mask` (later issues) is a grammar.
+    """
+
+    request_id: RequestId
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    max_tokens: int = -1
+    context_length: int = 4096
+    end_ids: frozenset[int] = frozenset()
+    newline_ids: frozenset[int] = frozenset()
+    top_logprobs: int = -1
+    reproducible: bool = False
+
+
+class Prefilled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    request_id: RequestId
+    done: int
+    total: int
+    cached: int = 0
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """`top` holds (id, logprob) pairs, likeliest first. End ids are not announced by `Sampled`."""
+
+    request_id: RequestId
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """`usage.completion_tokens` counts the end id too, as the field's servers do."""
+
+    request_id: RequestId
+    reason: FinishReason
+    usage: Usage
+
+
+TokenEvent = Prefilled | Sampled | Finished | Failed
+
+
+class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What this engine can do with this model. The text side refuses the rest by name."""
+
+    context_length: int
+    rows: int
+    vocabulary: int
+    generate: bool = True
+    embed: bool = False
+    grammar: bool = False
+    adapters: bool = False
+    reproducible_batches: bool = False
+    device: str = "cpu"
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    active: int
+    waiting: int
+    kv_bytes: int
+    steps: int
+
+
+class Engine(Protocol):
+    """One loaded model. Called only from the thread that loaded it.
+
+    Promise, tested for every backend: a request that was added yields `Prefilled`* `Sampled`* and
+    then exactly one `Finished` or `Failed`, also after `cancel` (reason `cancelled`).
+    """
+
+    @property
+    def capabilities(self) -> EngineCapabilities: ...
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue it; never raises for what the request says, that becomes a `Failed` event."""
+        ...
+
+    def step(self) -> list[TokenEvent]:
+        """One prefill chunk or one decode run over all active rows; [] when there is nothing to do."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Frees the row at once; the closing event comes from the next `step`. Unknown ids: no-op."""
+        ...
+
+    def has_work(self) -> bool: ...
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """One float32 vector per input, as little-endian bytes, pooled but not normalised."""
+        ...
+
+    def status(self) -> EngineStatus: ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A runtime. `load` imports it; importing the backend's own package does not."""
+
+    name: str
+    target: str
+
+    def load(self, load: Load) -> Engine: ...
+
+
+class EngineError(Exception):
+    """Something a user can be told. `code` is one of `FAILURE_CODES`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

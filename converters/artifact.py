@@ -1,0 +1,157 @@
+"""The artifact: what a converter leaves on disk and a backend loads. Structs and paths only.
+
+`<HEARTH_ARTIFACTS>/<source id>/<variant>/` holds `artifact.json` (an `Artifact`), `tokenizer.json`
+and either `model.onnx` + `weights.bin` or `config.json` + `model.safetensors`. It is staged beside,
+fsynced, renamed, and never changed afterwards. Standard library and msgspec only: the daemon and
+the backends read this module.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Literal
+
+import msgspec
+
+# What engines can read. Goes up when an older engine would misread a newer artifact.
+ARTIFACT_FORMAT = 1
+READABLE_FORMATS = frozenset({1})
+CONVERTER_VERSION = 1
+ARTIFACT_FILE = "artifact.json"
+TOKENIZER_FILE = "tokenizer.json"
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.bin"
+
+Exactness = Literal["exact", "scale-rounded", "re-encoded"]
+TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
+
+
+class TensorRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one source tensor. Errors are absolute, against fp32 dequantisation."""
+
+    name: str
+    source_type: str
+    shape: tuple[int, ...]
+    exactness: Exactness
+    form: str
+    max_error: float = 0.0
+    rms_error: float = 0.0
+
+
+class RopeTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """cos/sin at position p: cos(p * inverse_frequencies[i]) * magnitude, one column per pair.
+
+    `long_*` replace them for a worker whose context is longer than `original_context_length`
+    (longrope); the class is part of the worker's identity.
+    """
+
+    inverse_frequencies: tuple[float, ...]
+    magnitude: float = 1.0
+    long_inverse_frequencies: tuple[float, ...] = ()
+    long_magnitude: float = 1.0
+    original_context_length: int = 0
+
+
+class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A matrix in `weights.bin`, [rows, columns], for looking rows up outside the graph.
+
+    `bits` 4 or 8: unsigned codes, low bits first, [rows, columns*bits/8] at `codes_offset`; fp32
+    scales [rows, columns/block] at `scales_offset`; value = scale * (code - 2**(bits-1)), or, with a
+    correction C fp32 [columns/block, rows] at `correction_offset` (>= 0),
+    scale * code - (2**(bits-1) * scale - C). `bits` 32: plain fp32 at `codes_offset`; 16: fp16.
+    """
+
+    rows: int
+    columns: int
+    bits: int
+    codes_offset: int
+    block: int = 0
+    scales_offset: int = -1
+    correction_offset: int = -1
+
+
+class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the ONNX engine must know beside the graph. Inputs and outputs: see `backends/onnx`."""
+
+    embedding: CodedTable
+    top_k: int = 64
+    embedding_scale: float = 1.0
+    key_value_dtype: str = "float32"
+
+
+class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ids; -1 where the model has none. `end_ids` end a generation."""
+
+    bos_id: int = -1
+    eos_id: int = -1
+    unknown_id: int = -1
+    padding_id: int = -1
+    end_ids: tuple[int, ...] = ()
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`artifact.json`. `source` is the source id (64 hex digits); sizes are bytes.
+
+    `heads`, `kv_heads` and `head_size` are per transformer block where the list has more than one
+    entry, else they hold for all. `window` is 0 for full attention.
+    """
+
+    format: int
+    converter: int
+    source: str
+    variant: str
+    architecture: str
+    model_name: str = ""
+    block_count: int
+    embedding_length: int
+    heads: int
+    kv_heads: tuple[int, ...]
+    head_size: int
+    value_size: int = 0
+    vocabulary: int
+    context_length: int
+    kv_bytes_per_token: int
+    causal: bool = True
+    pooling: Literal["", "mean", "cls", "last", "rank"] = ""
+    rope: dict[str, RopeTable] = {}
+    special: SpecialTokens = SpecialTokens()
+    tokenizer_kind: str = ""
+    pre_tokenizer: str = ""
+    chat_template: str = ""
+    file_bytes: int = 0
+    resident_bytes: dict[str, int] = {}
+    tensors: tuple[TensorRecord, ...] = ()
+    skipped_tensors: tuple[str, ...] = ()
+    precise: bool = False
+    onnx: OnnxGraph | None = None
+
+    def exactness_counts(self) -> dict[str, int]:
+        """How many tensors are of each class, for `show`."""
+        counts = {"exact": 0, "scale-rounded": 0, "re-encoded": 0}
+        for record in self.tensors:
+            counts[record.exactness] += 1
+        return counts
+
+
+class ArtifactError(Exception):
+    """The folder holds no artifact that this build can read; the message says why."""
+
+
+def variant_folder(target: str, *, precise: bool = False) -> str:
+    """Folder name below the source id: target, then the format it is written in."""
+    return f"{target}{'-precise' if precise else ''}-f{ARTIFACT_FORMAT}"
+
+
+def read_artifact(folder: pathlib.Path) -> Artifact:
+    """Decodes `artifact.json`. Raises ArtifactError."""
+    try:
+        data = (folder / ARTIFACT_FILE).read_bytes()
+        artifact = msgspec.json.decode(data, type=Artifact)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{folder.name}: no readable artifact ({error})") from error
+    if artifact.format not in READABLE_FORMATS:
+        raise ArtifactError(f"{folder.name}: artifact format {artifact.format} is unknown here")
+    return artifact
