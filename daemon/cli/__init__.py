@@ -1,0 +1,1 @@
+"""The command line: a client of the daemon's HTTP API, plus `serve`, `convert` and `discover`."""

@@ -1,0 +1,118 @@
+"""What may be typed. Standard library only, so that `hearth --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+_EPILOG = """\
+Environment: HEARTH_HOST (where to serve, or which daemon to ask), HEARTH_HOME (state),
+HEARTH_MODELS (the shelf), HEARTH_ARTIFACTS (converted models), HEARTH_BACKEND.
+The OLLAMA_* variables are read where no Hearth value is set.
+"""
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hearth")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"hearth {_version()}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hearth",
+        description="Keeps language models on this machine and lends them to the network.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--version", action=_ShowVersion, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_run(commands)
+    _add_shelf(commands)
+    _add_files(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]  # argparse has no public name for it
+
+
+def _add_serve(commands: _Commands[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser("serve", help="run the daemon")
+    serve.add_argument("--host", help="address to listen on, HOST, :PORT or HOST:PORT")
+    serve.add_argument("--home", help="folder for state")
+    serve.add_argument("--models", help="folder of the model store")
+    serve.add_argument("--artifacts", help="folder of converted models")
+    serve.add_argument(
+        "--backend", help="onnx-cpu, onnx-cuda or mlx instead of the automatic choice"
+    )
+    serve.add_argument(
+        "--open",
+        action="store_true",
+        default=None,
+        dest="open_lan",
+        help="allow listening beyond this machine: anyone who can connect may use the models",
+    )
+    serve.add_argument("--debug", action="store_true", default=None, help="log more")
+
+
+def _add_run(commands: _Commands[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="chat with a model in the terminal")
+    run.add_argument("model")
+    run.add_argument("prompt", nargs="*", help="answer this and leave")
+    run.add_argument("--verbose", action="store_true", help="print times after each answer")
+    run.add_argument("--keepalive", help="how long the model stays loaded, such as 5m")
+    run.add_argument("--nowordwrap", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_shelf(commands: _Commands[argparse.ArgumentParser]) -> None:
+    for name, aliases, text in (("list", ["ls"], "list models"), ("ps", [], "list loaded models")):
+        listing = commands.add_parser(name, aliases=aliases, help=text)
+        listing.add_argument("prefix", nargs="?", default="")
+    show = commands.add_parser("show", help="what a model is and what converting did to it")
+    show.add_argument("model")
+    for part in ("modelfile", "template", "parameters", "license", "system"):
+        show.add_argument(f"--{part}", action="store_const", const=part, dest="part")
+    show.add_argument("--verbose", action="store_true", help="every metadata value and tensor")
+    copy = commands.add_parser("cp", help="give a model a second name")
+    copy.add_argument("source")
+    copy.add_argument("destination")
+    remove = commands.add_parser("rm", help="remove models")
+    remove.add_argument("models", nargs="+", metavar="model")
+    stop = commands.add_parser("stop", help="unload a model")
+    stop.add_argument("model")
+    discover = commands.add_parser("discover", help="find daemons on the network")
+    discover.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
+    discover.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
+    create = commands.add_parser("create", help="make a model from a Modelfile")
+    create.add_argument("model")
+    create.add_argument(
+        "-f", "--file", default="Modelfile", help="the Modelfile (default: ./Modelfile)"
+    )
+    create.add_argument("-q", "--quantize", help="quantise the weights to this type")
+    importing = commands.add_parser("import", help="put a GGUF file on the shelf")
+    importing.add_argument("file")
+    importing.add_argument("name")
+    convert = commands.add_parser("convert", help="convert a GGUF file by hand")
+    convert.add_argument("file")
+    convert.add_argument(
+        "--target", default="onnx", help="onnx (this machine's CPU), onnx-cpu, onnx-cuda, mlx"
+    )
+    convert.add_argument("--output", required=True, metavar="DIR")
+    convert.add_argument(
+        "--precise", action="store_true", help="no integer activations: slower, exact to fp32"
+    )
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)

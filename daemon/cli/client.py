@@ -1,0 +1,95 @@
+"""The daemon as the command line sees it: one base address, JSON requests, lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from daemon.config import client_url
+
+_MAX_LINE_BYTES = 8 << 20
+
+
+class ClientError(Exception):
+    """One sentence for the user. `status` is the HTTP status, 0 when there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Client:
+    """Owned by one command. Proxies of the environment are for the registry, not for the LAN."""
+
+    def __init__(self, base_url: str | None = None) -> None:
+        self.base_url = base_url or client_url(os.environ)
+        headers = {"Accept": "application/json"}
+        if key := os.environ.get("OLLAMA_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        self._http = httpx.Client(
+            base_url=self.base_url, timeout=None, trust_env=False, headers=headers
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, body: object = None, **arguments: Any) -> Any:
+        """The decoded answer, None when its body is empty. Raises ClientError."""
+        if body is not None:
+            arguments["content"] = msgspec.json.encode(body)
+        with self._reaching():
+            answer = self._http.request(method, path, **arguments)
+        if answer.status_code >= 400:
+            raise ClientError(_error_text(answer.content), answer.status_code)
+        return msgspec.json.decode(answer.content) if answer.content else None
+
+    def exists(self, path: str) -> bool:
+        with self._reaching():
+            return self._http.head(path).status_code < 400
+
+    def stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
+        """Each line of the answer. Closing the iterator closes the connection, which cancels.
+
+        Raises ClientError, also for an error line in the middle.
+        """
+        content = msgspec.json.encode(body)
+        with self._reaching(), self._http.stream("POST", path, content=content) as answer:
+            if answer.status_code >= 400:
+                raise ClientError(_error_text(answer.read()), answer.status_code)
+            for line in answer.iter_lines():
+                if len(line) > _MAX_LINE_BYTES:
+                    raise ClientError("the daemon sent a line that is too long")
+                event = msgspec.json.decode(line)
+                if event.get("error"):
+                    raise ClientError(event["error"])
+                yield event
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ClientError(
+                f"no daemon answers at {self.base_url}; start one with: hearth serve"
+            ) from error
+        except httpx.HTTPError as error:
+            raise ClientError(f"the connection to {self.base_url} broke: {error}") from error
+        except msgspec.DecodeError as error:
+            raise ClientError(f"{self.base_url} does not answer in JSON") from error
+
+
+def _error_text(body: bytes) -> str:
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body.decode(errors="replace").strip() or "the daemon refused without a reason"
+    error = decoded.get("error") if isinstance(decoded, dict) else None
+    return str(error or "the daemon refused without a reason")

@@ -1,0 +1,116 @@
+"""`hearth import` and `hearth create`: files onto the shelf, with progress."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from daemon.cli.client import Client, ClientError
+from daemon.cli.terminal import ProgressLine
+from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
+from daemon.models.options import typed_parameters
+
+_CHUNK_BYTES = 1 << 20
+# Answers that say the daemon cannot see our files: another user's, or another machine's.
+_NOT_REACHABLE = (403, 404)
+
+
+def import_file(arguments: argparse.Namespace) -> int:
+    """Links the file when daemon and file share a machine; otherwise uploads it."""
+    path = pathlib.Path(arguments.file).absolute()
+    if not path.is_file():
+        raise ClientError(f"{path} is not a file")
+    with Client() as client:
+        try:
+            _follow(client, "/api/import", {"path": str(path), "model": arguments.name})
+        except ClientError as error:
+            if error.status not in _NOT_REACHABLE:
+                raise
+            digest = upload(client, path)
+            body = {"model": arguments.name, "files": {path.name: digest}}
+            _follow(client, "/api/create", body)
+    return 0
+
+
+def create_model(arguments: argparse.Namespace) -> int:
+    path = pathlib.Path(arguments.file)
+    try:
+        modelfile = parse(decode_text(path.read_bytes()))
+        with Client() as client:
+            body = _create_body(client, modelfile, path.parent)
+            body |= {"model": arguments.model}
+            body |= {"quantize": arguments.quantize} if arguments.quantize else {}
+            _follow(client, "/api/create", body)
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror}") from error
+    except ModelfileError as error:
+        raise ClientError(f"{path}: {error}") from error
+    return 0
+
+
+def _create_body(client: Client, modelfile: Modelfile, folder: pathlib.Path) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for source in modelfile.values("from"):
+        file = folder / pathlib.Path(source).expanduser()
+        if file.is_file():
+            body.setdefault("files", {})[file.name] = upload(client, file)
+        elif file.is_dir():
+            raise ClientError(f"{source}: folders of tensors cannot be imported yet")
+        else:
+            body["from"] = source
+    for source in modelfile.values("adapter"):
+        file = folder / pathlib.Path(source).expanduser()
+        body["adapters"] = {file.name: upload(client, file)}
+    for name in ("template", "system", "renderer", "parser", "requires"):
+        if value := modelfile.last(name):
+            body[name] = value
+    if licenses := modelfile.values("license"):
+        body["license"] = licenses
+    if modelfile.parameters:
+        body["parameters"] = typed_parameters(modelfile.parameters)
+    if modelfile.messages:
+        body["messages"] = [{"role": role, "content": text} for role, text in modelfile.messages]
+    return body
+
+
+def upload(client: Client, path: pathlib.Path) -> str:
+    """The file's digest once the daemon holds it. Raises ClientError."""
+    line = ProgressLine()
+    total = path.stat().st_size
+    try:
+        digest = hashlib.sha256()
+        for chunk, done in _chunks(path):
+            digest.update(chunk)
+            line.show(f"hashing {path.name}", done, total)
+        name = f"sha256:{digest.hexdigest()}"
+        if not client.exists(f"/api/blobs/{name}"):
+            client.request("POST", f"/api/blobs/{name}", content=_sent(path, total, line))
+    finally:
+        line.close()
+    return name
+
+
+def _sent(path: pathlib.Path, total: int, line: ProgressLine) -> Iterator[bytes]:
+    for chunk, done in _chunks(path):
+        yield chunk
+        line.show(f"copying {path.name}", done, total)
+
+
+def _chunks(path: pathlib.Path) -> Iterator[tuple[bytes, int]]:
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            done += len(chunk)
+            yield chunk, done
+
+
+def _follow(client: Client, path: str, body: dict[str, Any]) -> None:
+    line = ProgressLine()
+    try:
+        for event in client.stream(path, body):
+            line.show(event.get("status", ""), event.get("completed", 0), event.get("total", 0))
+    finally:
+        line.close()
