@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +51,8 @@ class Conversation:
 
     def loop(self) -> int:
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  # line editing and history for input()
+            # Gives input() line editing and history by being imported.
+            importlib.import_module("readline")
         while True:
             try:
                 line = _read_message()
@@ -120,8 +122,8 @@ class Conversation:
                 return _HELP
 
     def _set_option(self, name: str, value: str) -> str:
+        from daemon.api.parameters import typed_parameters
         from daemon.models.modelfile import ModelfileError
-        from daemon.models.options import typed_parameters
 
         try:
             self._options |= typed_parameters([(name, value)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Self
 
 import httpx
@@ -73,7 +73,7 @@ class Client:
                 yield event
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _reaching(self) -> Generator[None]:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -86,10 +86,13 @@ class Client:
             raise ClientError(f"{self.base_url} does not answer in JSON") from error
 
 
+class _ErrorBody(msgspec.Struct):
+    error: str = ""
+
+
 def _error_text(body: bytes) -> str:
     try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return body.decode(errors="replace").strip() or "the daemon refused without a reason"
-    error = decoded.get("error") if isinstance(decoded, dict) else None
-    return str(error or "the daemon refused without a reason")
+        text = msgspec.json.decode(body, type=_ErrorBody).error
+    except msgspec.MsgspecError:
+        text = body.decode(errors="replace").strip()
+    return text or "the daemon refused without a reason"

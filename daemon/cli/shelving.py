@@ -8,10 +8,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from daemon.api.parameters import typed_parameters
 from daemon.cli.client import Client, ClientError
 from daemon.cli.terminal import ProgressLine
 from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
-from daemon.models.options import typed_parameters
 
 _CHUNK_BYTES = 1 << 20
 # Answers that say the daemon cannot see our files: another user's, or another machine's.
