@@ -57,8 +57,8 @@ class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `bits` 4 or 8: unsigned codes, low bits first, [rows, columns*bits/8] at `codes_offset`; fp32
     scales [rows, columns/block] at `scales_offset`; value = scale * (code - 2**(bits-1)), or, with a
-    correction C fp32 [columns/block, rows] at `correction_offset` (>= 0),
-    scale * code - (2**(bits-1) * scale - C). `bits` 32: plain fp32 at `codes_offset`; 16: fp16.
+    correction C fp32 [columns/block, rows] at `correction_offset` (>= 0), that plus C: in this order
+    bit-equal to ggml's fp32 values, every step but the last being exact. `bits` 32: plain fp32 at `codes_offset`; 16: fp16.
     """
 
     rows: int

@@ -31,12 +31,14 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `refusals` says per target ("onnx", "mlx") why this build cannot convert the file; a target that
     is absent can be converted. `estimates` gives artifact bytes on disk per target. `kind` is
-    "model", "projector", "adapter" or "vocabulary".
+    "model", "projector", "adapter" or "vocabulary". `header_bytes` is where the tensor data begins,
+    0 in inspections of older builds.
     """
 
     version: int = INSPECTION_VERSION
     digest: str
     size: int
+    header_bytes: int = 0
     kind: str = "model"
     architecture: str = ""
     name: str = ""

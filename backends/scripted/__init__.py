@@ -1,0 +1,28 @@
+"""The scripted backend: replays text for API tests, chosen only by configuration. Not a model."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+from backends.types import Engine, EngineError, Load
+
+
+class ScriptedBackend:
+    name = "scripted"
+    target = "scripted"
+
+    def load(self, load: Load) -> Engine:
+        """An engine that replays `script.json` of `load.artifact`. Raises EngineError."""
+        from backends.scripted.engine import ScriptedEngine, strike
+        from backends.scripted.script import read_script
+
+        script = read_script(pathlib.Path(load.artifact))
+        time.sleep(script.load_seconds)
+        strike(script.load_fault)
+        if script.load_fault == "fail":
+            raise EngineError("load", "the script asked for this failure")
+        return ScriptedEngine(script, rows=load.rows, context_length=load.context_length)
+
+
+backend = ScriptedBackend()

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import AsyncGenerator, Generator, Mapping
 
 import aiohttp
@@ -24,7 +25,7 @@ from daemon.models.registry.reach import (
     PublicOnlyResolver,
     Reach,
     check_redirect_literal,
-    is_public,
+    is_private_literal,
 )
 
 DEFAULT_HOST = "registry.ollama.ai"
@@ -33,14 +34,17 @@ MAX_MANIFEST_BYTES = 4 << 20
 _MAX_ERROR_BYTES = 64 << 10
 _MAX_TOKEN_BYTES = 64 << 10
 _MAX_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
 _READ_BUFFER_BYTES = 1 << 20
 _CONNECT_SECONDS = 30.0
 
 
 class RegistryRefused(Internal):
-    """The registry answered with an error status. `code` is that status."""
+    """The registry answered with an error status, `code`, or with something that is no answer."""
 
-    def __init__(self, code: int, message: str, *, retry_after_seconds: float | None = None):
+    def __init__(
+        self, message: str, code: int = 0, retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retry_after_seconds = retry_after_seconds
@@ -81,6 +85,8 @@ class RegistryClient:
         self._session = aiohttp.ClientSession(
             timeout=timeout, headers=headers, read_bufsize=_READ_BUFFER_BYTES, trust_env=True
         )
+        # With a proxy it is the proxy that resolves names, and the owner who set it.
+        self._has_proxy = bool(urllib.request.getproxies())
         # Where redirects lead: public addresses only, unless the registry is a private one itself.
         self._elsewhere = aiohttp.ClientSession(
             timeout=timeout,
@@ -136,7 +142,7 @@ class RegistryClient:
             async with self._send(method, url, headers or {}, data) as answer:
                 if answer.status == 401 and 401 not in accepts:
                     if is_last:
-                        raise RegistryRefused(401, "unauthorized: access denied")
+                        raise RegistryRefused("unauthorized: access denied", 401)
                     await self._authorize(answer.headers.get("WWW-Authenticate", ""))
                     continue
                 if answer.status >= 400 and answer.status not in accepts:
@@ -160,7 +166,7 @@ class RegistryClient:
     async def _authorize(self, header: str) -> None:
         challenge = parse_challenge(header, self._host)
         if urllib.parse.urlsplit(challenge.realm).scheme == "http" and self._scheme == "https":
-            raise RegistryRefused(401, "unauthorized: access denied")
+            raise RegistryRefused("unauthorized: access denied", 401)
         nonce = secrets.token_urlsafe(16)
         url = token_url(challenge, unix_seconds=int(time.time()), nonce=nonce)
         headers = {"Authorization": self._key.authorization(url)}
@@ -183,41 +189,35 @@ class RegistryClient:
         try:
             async with self.request("GET", url, headers={"Accept": MANIFEST_TYPE}) as answer:
                 if answer.status != 200:
-                    raise RegistryRefused(answer.status, f"{answer.status}: unexpected redirect")
+                    raise RegistryRefused(f"{answer.status}: unexpected redirect", answer.status)
                 return await read_bounded(answer, MAX_MANIFEST_BYTES)
         except DaemonError as error:
             raise Internal(f"pull model manifest: {error.message}") from error
 
-    async def blob_size(self, digest: str) -> int:
-        """Content-Length of the blob. Raises NotFound, RegistryRefused."""
-        location = await self.locate(digest)
-        async with self.open(location, "HEAD") as answer:
-            length = answer.headers.get("Content-Length", "")
-            if answer.status != 200 or not length.isdecimal():
-                raise RegistryRefused(
-                    answer.status, "the registry does not say how long the blob is"
-                )
-            return int(length)
-
     async def locate(self, digest: str) -> Location:
-        """Follows redirects by hand up to the one that leaves the registry's host."""
+        """Follows redirects by hand up to the one that leaves the registry's host.
+
+        Asks with GET, since addresses that are signed are so for one method; one byte, since
+        registries without redirects answer with the blob itself. Raises NotFound, RegistryRefused.
+        """
         url = self.url("blobs", digest)
+        first_byte = {"Range": "bytes=0-0"}
         for _ in range(_MAX_REDIRECTS):
-            async with self.request("HEAD", url, accepts=(405,)) as answer:
-                if answer.status not in (301, 302, 303, 307, 308):
+            async with self.request("GET", url, headers=first_byte, accepts=(416,)) as answer:
+                if answer.status not in _REDIRECTS:
                     return Location(url, is_ours=True)
                 url = self._redirected(url, answer.headers.get("Location", ""))
             if urllib.parse.urlsplit(url).netloc.lower() != self._host.lower():
                 return Location(url, is_ours=False)
-        raise RegistryRefused(310, "the registry redirects in circles")
+        raise RegistryRefused("the registry redirects in circles")
 
     def _redirected(self, url: str, location: str) -> str:
         target = urllib.parse.urljoin(url, location)
         parts = urllib.parse.urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryRefused(310, "the registry redirects to no address")
+            raise RegistryRefused("the registry redirects to no address")
         if parts.scheme == "http" and self._scheme == "https":
-            raise RegistryRefused(310, "the registry redirects from https to http")
+            raise RegistryRefused("the registry redirects from https to http")
         if not self._is_private():
             check_redirect_literal(parts.hostname)
         return target
@@ -225,10 +225,7 @@ class RegistryClient:
     def _is_private(self) -> bool:
         """A registry on an address of the LAN may redirect within it: it was asked for by name."""
         host = urllib.parse.urlsplit(self._base).hostname or ""
-        looks_like_address = host.replace(".", "").replace(":", "").isalnum() and not is_public(
-            host
-        )
-        return self._insecure or host == "localhost" or (looks_like_address and _is_literal(host))
+        return self._insecure or host == "localhost" or is_private_literal(host)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -242,7 +239,8 @@ class RegistryClient:
             async with self.request(method, location.url, headers=headers) as answer:
                 yield answer
             return
-        session = self._session if self._is_private() else self._elsewhere
+        is_free = self._is_private() or self._has_proxy
+        session = self._session if is_free else self._elsewhere
         with unreachable_named(urllib.parse.urlsplit(location.url).netloc):
             async with session.request(
                 method, exact(location.url), headers=dict(headers or {}), allow_redirects=False
@@ -255,10 +253,6 @@ class RegistryClient:
 def exact(url: str) -> URL:
     """The address as it was given: signatures cover its very characters."""
     return URL(url, encoded=True)
-
-
-def _is_literal(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
 
 
 @contextlib.contextmanager
@@ -276,7 +270,7 @@ async def read_bounded(answer: aiohttp.ClientResponse, most: int) -> bytes:
     async for chunk in answer.content.iter_any():
         body += chunk
         if len(body) > most:
-            raise RegistryRefused(answer.status, f"the registry's answer is over {most} bytes")
+            raise RegistryRefused(f"the registry's answer is over {most} bytes", answer.status)
     return bytes(body)
 
 
@@ -286,8 +280,5 @@ async def _refusal(answer: aiohttp.ClientResponse) -> DaemonError:
     body = await answer.content.read(_MAX_ERROR_BYTES)
     text = body.decode(errors="replace").strip()
     after = answer.headers.get("Retry-After", "")
-    return RegistryRefused(
-        answer.status,
-        f"{answer.status}: {text}",
-        retry_after_seconds=float(after) if after.isdecimal() else None,
-    )
+    seconds = float(after) if after.isdecimal() else None
+    return RegistryRefused(f"{answer.status}: {text}", answer.status, seconds)

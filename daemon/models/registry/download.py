@@ -1,17 +1,20 @@
 """Fetching one blob: parts side by side, each resumed where it stopped, stalls and errors survived.
 
-Nothing that was synced is fetched twice, across cancels, restarts and power cuts. What the caller
-sees of the progress never runs backwards. The digest is taken over what is on disk, at the end.
+Nothing that was synced is fetched twice, across cancels, restarts and power cuts; a cancel loses
+nothing that arrived. What the caller sees of the progress never runs backwards. The digest is taken
+over what is on disk, at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import pathlib
 import random
 import re
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 import msgspec
@@ -24,36 +27,38 @@ from daemon.models.registry.client import (
     Unreachable,
 )
 from daemon.models.registry.parts import Part, PartialBlob
+from daemon.models.registry.threads import finished_in_thread
 from daemon.models.registry.throttle import Throttle
 
-_WRITE_BYTES = 4 << 20
-_SAVE_BYTES = 32 << 20
-_HASH_BYTES = 8 << 20
+_WRITE_BYTES = 2 << 20
+_WRITE_SECONDS = 0.25
+_HASH_BYTES = 4 << 20
+_TAKEN_SECONDS = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 Progress = Callable[[int], None]
 
 
 class DownloadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`tries` counts failures in a row of one part; a stall is none of them."""
+    """`tries` counts failures in a row of one part; a stall is none of them.
+
+    `save_seconds`: how much of the newest work a killed daemon may lose.
+    """
 
     streams: int = 8
     tries: int = 6
     stall_seconds: float = 30.0
     first_pause_seconds: float = 1.0
     longest_pause_seconds: float = 60.0
+    save_seconds: float = 0.5
 
 
 class _Stalled(Exception):
     """No byte came for too long."""
 
 
-class _IgnoresRanges(Exception):
-    """The server sends everything from the start whatever it is asked for."""
-
-
 class BlobDownload:
-    """One blob's way to the disk. Owned by one task; `completed` may be read by others."""
+    """One blob's way to the disk. Owned by one task; use it as a context manager."""
 
     def __init__(
         self,
@@ -71,24 +76,41 @@ class BlobDownload:
         self._throttle = throttle
         self._settings = settings
         self._progress = progress
-        self._shown = 0
-        self._in_flight: dict[int, int] = {}
-        self.partial = PartialBlob(blob, total_bytes)
+        self._held_before = 0
         self._location: Location | None = None
+        self.partial = PartialBlob(blob, total_bytes)
         self.fetched_bytes = 0
 
-    async def open(self) -> None:
-        """Takes up what an earlier try left. Raises NoSpace."""
-        await asyncio.to_thread(self.partial.open)
+    async def __aenter__(self) -> BlobDownload:  # noqa: PYI034  # never subclassed
+        """Takes up what an earlier try left; waits while another process has it. Raises NoSpace."""
+        try:
+            while not await finished_in_thread(self.partial.open):
+                await asyncio.sleep(_TAKEN_SECONDS)
+        except BaseException:
+            self.partial.close()
+            raise
+        self._held_before = self.partial.written_bytes()
         self._show()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Lets go of the files; they stay for the next try."""
+        await finished_in_thread(self._save_and_close)
+
+    def _save_and_close(self) -> None:
+        try:
+            self.partial.save()
+        finally:
+            self.partial.close()
 
     async def fetch_head(self, byte_count: int) -> None:
         """The first `byte_count` bytes, so that a header can be looked at before the rest."""
         end = min(byte_count, self.partial.total_bytes)
-        for part in self.partial.parts:
-            wanted = min(end - part.offset, part.size)
-            if wanted > part.completed:
-                await self._fetch_part(part, wanted)
+        async with self._saving():
+            for part in self.partial.parts:
+                wanted = min(end - part.offset, part.size)
+                if wanted > part.written:
+                    await self._fetch_part(part, wanted)
 
     async def fetch_rest(self) -> None:
         """Everything still missing. Raises NoSpace, Internal when tries are used up."""
@@ -99,7 +121,7 @@ class BlobDownload:
                 await self._fetch_part(part, part.size)
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._saving(), asyncio.TaskGroup() as group:
                 for part in self.partial.parts:
                     if not part.is_done:
                         group.create_task(fetch(part))
@@ -110,35 +132,48 @@ class BlobDownload:
         """Raises Internal for content that is not what its digest says; then nothing is left of it."""
         found = await asyncio.to_thread(_hash_file, self.partial.path)
         if f"sha256:{found}" != self._digest:
-            await asyncio.to_thread(self.partial.discard)
+            await self.discard()
             raise Internal(
                 "digest mismatch, file must be downloaded again: "
                 f"want {self._digest}, got sha256:{found}"
             )
-        await asyncio.to_thread(self.partial.finish)
+        await finished_in_thread(self.partial.finish)
 
-    async def close(self) -> None:
-        """Lets go of the files; they stay for the next try."""
-        await asyncio.to_thread(self.partial.close)
+    async def discard(self) -> None:
+        """Removes every trace of the blob."""
+        await finished_in_thread(self.partial.discard)
+
+    @contextlib.asynccontextmanager
+    async def _saving(self) -> AsyncGenerator[None]:
+        """Puts on record what came in, again and again and at the end. Raises NoSpace."""
+        task = asyncio.create_task(self._keep_saving())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await finished_in_thread(self.partial.save)
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.save_seconds)
+            with contextlib.suppress(NoSpace):  # whoever writes the data meets it too
+                await finished_in_thread(self.partial.save)
 
     # ---- one part ----
 
     async def _fetch_part(self, part: Part, wanted: int) -> None:
         failures = 0
-        while part.completed < wanted:
-            before = part.completed
+        while part.written < wanted:
+            before = part.written
             try:
                 await self._stream(part, wanted)
             except _Stalled:
                 continue
-            except _IgnoresRanges:
-                raise Internal(
-                    "the registry ignores byte ranges; this blob is too large for that"
-                ) from None
             except (Unreachable, RegistryRefused) as error:
-                failures = 1 if part.completed > before else failures + 1
-                await self._pause_or_give_up(error, failures)
+                failures = 1 if part.written > before else failures + 1
                 self._location = None
+                await self._pause_or_give_up(error, failures)
 
     async def _pause_or_give_up(self, error: DaemonError, failures: int) -> None:
         is_final = isinstance(error, RegistryRefused) and not _is_passing(error.code)
@@ -153,81 +188,77 @@ class BlobDownload:
         await asyncio.sleep(pause * random.uniform(0.75, 1.25))
 
     async def _stream(self, part: Part, wanted: int) -> None:
-        """One request for what is missing of the part; saves as it goes and when it is cut off."""
-        start, end = part.offset + part.completed, part.offset + wanted
-        location = await self._located()
-        headers = {"Range": f"bytes={start}-{end - 1}"}
-        try:
-            async with self._client.open(location, headers=headers) as answer:
-                # A server without ranges is fine for a blob that is asked for from its start.
-                if answer.status == 200 and start == 0 and end == self.partial.total_bytes:
-                    pass
-                elif answer.status == 200:
-                    raise _IgnoresRanges
-                else:
-                    _check_range(
-                        answer.status,
-                        answer.headers.get("Content-Range", ""),
-                        start,
-                        self.partial.total_bytes,
-                    )
-                await self._receive(part, wanted, answer.content)
-        finally:
-            self._in_flight.pop(part.n, None)
-
-    async def _located(self) -> Location:
+        """One request for what is missing of the part; what came in is kept, however it ends."""
+        await self._throttle.wait_for_quiet_end()
+        start, end = part.offset + part.written, part.offset + wanted
         if self._location is None:
             self._location = await self._client.locate(self._digest)
-        return self._location
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        async with self._client.open(self._location, headers=headers) as answer:
+            is_whole = start == 0 and end == self.partial.total_bytes
+            # A server without ranges is fine for a blob that is asked for whole.
+            if not (is_whole and answer.status == 200):
+                _check_range(answer, start, self.partial.total_bytes)
+            receiver = _Receiver(self.partial, part)
+            try:
+                await self._receive(receiver, end - start, answer.content)
+            finally:
+                await receiver.flush()
 
-    async def _receive(self, part: Part, wanted: int, content: aiohttp.StreamReader) -> None:
-        written, saved = part.completed, part.completed
-        held = bytearray()
-        try:
-            while written + len(held) < wanted:
-                chunk = await self._next_chunk(content)
-                if not chunk:
-                    raise Unreachable("the registry ended the blob early")
-                held += chunk[: wanted - written - len(held)]
-                self.fetched_bytes += len(chunk)
-                self._in_flight[part.n] = written + len(held) - part.completed
-                self._show()
-                if len(held) >= _WRITE_BYTES:
-                    written = await self._write(part, written, held)
-                if written - saved >= _SAVE_BYTES:
-                    saved = await self._save(part, written)
-        finally:
-            # Also when cancelled: what came in is kept.
-            written = await asyncio.shield(self._write(part, written, held))
-            await asyncio.shield(self._save(part, written))
+    async def _receive(
+        self, receiver: _Receiver, missing: int, content: aiohttp.StreamReader
+    ) -> None:
+        while missing:
+            chunk = await self._next_chunk(content)
+            if not chunk:
+                raise Unreachable("the registry ended the blob early")
+            if len(chunk) > missing:
+                raise RegistryRefused("the registry sent more than was asked for")
+            receiver.take(chunk)
+            missing -= len(chunk)
+            self.fetched_bytes += len(chunk)
+            self._show()
+            if receiver.is_due:
+                await receiver.flush()
+            await self._throttle.spend(len(chunk))
 
     async def _next_chunk(self, content: aiohttp.StreamReader) -> bytes:
         try:
             async with asyncio.timeout(self._settings.stall_seconds):
-                chunk = await content.readany()
+                return await content.readany()
         except TimeoutError as error:
             raise _Stalled from error
-        await self._throttle.spend(len(chunk))
-        return chunk
-
-    async def _write(self, part: Part, written: int, held: bytearray) -> int:
-        if held:
-            data = bytes(held)
-            held.clear()
-            await asyncio.to_thread(self.partial.write, part.offset + written, data)
-            written += len(data)
-        return written
-
-    async def _save(self, part: Part, written: int) -> int:
-        self._in_flight[part.n] = self._in_flight.get(part.n, 0) - (written - part.completed)
-        part.completed = written
-        await asyncio.to_thread(self.partial.save, part)
-        return written
 
     def _show(self) -> None:
-        now = self.partial.completed_bytes() + sum(self._in_flight.values())
-        self._shown = max(self._shown, min(now, self.partial.total_bytes))
-        self._progress(self._shown)
+        self._progress(min(self._held_before + self.fetched_bytes, self.partial.total_bytes))
+
+
+class _Receiver:
+    """What one stream brought and the file does not have yet."""
+
+    def __init__(self, partial: PartialBlob, part: Part) -> None:
+        self._partial = partial
+        self._part = part
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._flushed_at = time.monotonic()
+
+    def take(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+
+    @property
+    def is_due(self) -> bool:
+        if self._size >= _WRITE_BYTES:
+            return True
+        return time.monotonic() - self._flushed_at > _WRITE_SECONDS
+
+    async def flush(self) -> None:
+        """Raises NoSpace."""
+        chunks, self._chunks, self._size = self._chunks, [], 0
+        if chunks:
+            await finished_in_thread(self._partial.append, self._part, chunks)
+        self._flushed_at = time.monotonic()
 
 
 def _is_passing(code: int) -> bool:
@@ -238,15 +269,18 @@ def _is_passing(code: int) -> bool:
     return code in (401, 403, 408, 425, 429) or code >= 500
 
 
-def _check_range(status: int, header: str, start: int, total: int) -> None:
+def _check_range(answer: aiohttp.ClientResponse, start: int, total: int) -> None:
     """Raises RegistryRefused unless the answer is the very range that was asked for."""
+    if answer.status == 200:
+        raise RegistryRefused("the registry ignores byte ranges; this blob is too large for that")
+    header = answer.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(header.strip())
-    if status != 206 or match is None:
+    if answer.status != 206 or match is None:
         raise RegistryRefused(
-            status, f"the registry answers {status} to a request for a byte range"
+            f"the registry answers {answer.status} to a request for a byte range", answer.status
         )
     if int(match[1]) != start or match[3] not in ("*", str(total)):
-        raise RegistryRefused(310, f"the registry sent another range than asked: {header}")
+        raise RegistryRefused(f"the registry sent another range than asked: {header}")
 
 
 def _first(failures: BaseExceptionGroup[DaemonError]) -> DaemonError:

@@ -67,11 +67,16 @@ class PublicOnlyResolver(aiohttp.abc.AbstractResolver):
         await self._inner.close()
 
 
-def check_redirect_literal(host: str) -> None:
-    """Addresses written out never pass a resolver. Raises Forbidden for private ones."""
+def is_private_literal(host: str) -> bool:
+    """Whether `host` is an address written out, and not one of the internet's."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return
-    if not is_public(host):
+        return False
+    return not is_public(host)
+
+
+def check_redirect_literal(host: str) -> None:
+    """Addresses written out never pass a resolver. Raises Forbidden for private ones."""
+    if is_private_literal(host):
         raise Forbidden(f"the registry redirects to the private address {host}")

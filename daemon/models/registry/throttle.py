@@ -58,10 +58,15 @@ class Throttle:
         """How long fetching must still wait for the end of the quiet hours."""
         return self._quiet.seconds_left(self._now()) if self._quiet else 0.0
 
-    async def spend(self, count: int) -> None:
-        """Waits until `count` bytes more may have come in."""
+    async def wait_for_quiet_end(self) -> None:
+        """Returns at once outside the quiet hours."""
         while (wait := self.quiet_seconds()) > 0:  # noqa: ASYNC110  # only the clock ends it
             await asyncio.sleep(min(wait, 30.0))
+
+    async def spend(self, count: int) -> None:
+        """Waits until more than the `count` bytes that came in may come in."""
+        if self._quiet:
+            await self.wait_for_quiet_end()
         if self._rate <= 0:
             return
         now = time.monotonic()

@@ -65,12 +65,9 @@ class Fetch:
         )
 
     async def run(self) -> None:
-        await self.download.open()
-        try:
+        async with self.download:
             await self.download.fetch_rest()
             await self.download.verify_and_finish()
-        finally:
-            await self.download.close()
 
 
 async def fetched(
@@ -139,7 +136,7 @@ async def test_errors_that_do_not_pass(tmp_path: pathlib.Path) -> None:
 async def test_a_missing_blob(tmp_path: pathlib.Path) -> None:
     async with Registry() as registry, client_of(registry, tmp_path) as client:
         with pytest.raises(NotFound, match="file does not exist"):
-            await client.blob_size(f"sha256:{'0' * 64}")
+            await client.locate(f"sha256:{'0' * 64}")
 
 
 async def test_another_range_than_asked_is_refused(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,118 @@
+"""One request on its way through an engine: its ids, its limits, its clocks, its one ending.
+
+Every engine keeps its requests as `Generation`s and makes its events through them, so that limits,
+counts and the promise of exactly one `Finished` or `Failed` are the same whatever the runtime.
+"""
+
+from __future__ import annotations
+
+import time
+
+from backends.types import (
+    EngineError,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Prefilled,
+    Sampled,
+    TokenEvent,
+    Usage,
+)
+
+TOO_LONG = (
+    "the prompt is longer than the context length currently available to the model; shorten the "
+    "prompt, adjust the context length in settings, or use a model with a longer context length"
+)
+CONTEXTS_PER_ANSWER = 10
+
+
+def plan_limits(request: GenerateRequest, capacity: int, vocabulary: int) -> tuple[int, int]:
+    """(ids the row may hold, ids that may be sampled) for a row of `capacity` ids.
+
+    Raises EngineError: "invalid" for ids that the model has not, "too_long" for a prompt that leaves
+    no room for an answer.
+    """
+    context = min(max(request.context_length, 1), capacity)
+    prompt = request.prompt_ids
+    if not prompt:
+        raise EngineError("invalid", "the prompt is empty")
+    if min(prompt) < 0 or max(prompt) >= vocabulary:
+        raise EngineError("invalid", f"the prompt has ids outside 0..{vocabulary - 1}")
+    if len(prompt) > context - 1:
+        raise EngineError("too_long", TOO_LONG)
+    bound = CONTEXTS_PER_ANSWER * context
+    return context, bound if request.max_tokens < 0 else min(request.max_tokens, bound)
+
+
+class Generation:
+    """State of one live request. `ids` are prompt and answer; `prefilled` how many have been fed."""
+
+    def __init__(self, request: GenerateRequest, *, context: int, max_tokens: int) -> None:
+        self.request = request
+        self.context = context
+        self.max_tokens = max_tokens
+        self.ids = list(request.prompt_ids)
+        self.prefilled = 0
+        self.cached = 0
+        self.sampled = 0
+        self.has_ended = False
+        self._added_ns = time.perf_counter_ns()
+        self._started_ns = 0
+        self._answered_ns = 0
+
+    @property
+    def id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt_ids)
+
+    def start(self) -> None:
+        """It has a row now: the clock of its prefill runs."""
+        self._started_ns = time.perf_counter_ns()
+
+    def progress(self) -> Prefilled:
+        return Prefilled(
+            request_id=self.id, done=self.prefilled, total=self.prompt_length, cached=self.cached
+        )
+
+    def finish_prefill(self) -> None:
+        self._answered_ns = time.perf_counter_ns()
+
+    def accept(
+        self, token_id: int, logprob: float | None, top: tuple[tuple[int, float], ...]
+    ) -> list[TokenEvent]:
+        """Takes a sampled id; the last event is a `Finished` when it ends the answer."""
+        self.sampled += 1
+        self.ids.append(token_id)
+        if token_id in self.request.end_ids:
+            return [self.close("stop")]
+        event = Sampled(request_id=self.id, token_id=token_id, logprob=logprob, top=top)
+        return [event, self.close("length")] if self.is_full() else [event]
+
+    def is_full(self) -> bool:
+        """No further id may be sampled, or there is no room to feed the last one."""
+        return self.sampled >= self.max_tokens or len(self.ids) >= self.context
+
+    def close(self, reason: FinishReason) -> Finished:
+        self.has_ended = True
+        return Finished(request_id=self.id, reason=reason, usage=self._usage())
+
+    def fail(self, code: str, message: str) -> Failed:
+        self.has_ended = True
+        return Failed(request_id=self.id, code=code, message=message)
+
+    def _usage(self) -> Usage:
+        now = time.perf_counter_ns()
+        started = self._started_ns or now
+        answered = self._answered_ns or now
+        return Usage(
+            prompt_tokens=self.prompt_length,
+            cached_tokens=self.cached,
+            completion_tokens=self.sampled,
+            prefill_ns=answered - started,
+            decode_ns=now - answered,
+            queued_ns=started - self._added_ns,
+        )

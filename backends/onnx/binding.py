@@ -1,0 +1,175 @@
+"""One run of the graph, everything bound by raw pointer and kept bound where it can be.
+
+A decode run works on fixed buffers only, so its binding is made once per range of rows; a prefill
+chunk has a new shape each time and rebinds its small inputs and outputs, but not the KV rows.
+
+The graph's contract (dims B rows, S ids, R wanted positions, K top-k, V vocabulary):
+in `inputs_embeds` f32 [B,S,E], `seqlens_k` i32 [B] (ids of the row after this run, minus 1), `total`
+i32 [] (most ids of any row), `logit_rows` i64 [R] (flat index into B*S), rotary tables, and per block
+`past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
+`lse` f32 [R], and `present_*`, bound to the memory of `past_*`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from backends.onnx.rope import rotary_tables
+from backends.onnx.rows import KeyValueRows, Plane
+from backends.types import EngineError
+from converters.artifact import Artifact
+
+# More than all runs of neighbours among 8 rows; each binding is a few KB.
+MAX_BINDINGS = 64
+_TABLE_INPUTS = {"global": ("cos", "sin"), "local": ("cos_local", "sin_local")}
+_SMALL_INPUTS = ("inputs_embeds", "seqlens_k", "total", "logit_rows")
+
+
+class Scores(NamedTuple):
+    """Of each wanted position, likeliest first; views that the next run overwrites."""
+
+    logits: NDArray[np.float32]
+    values: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    lse: NDArray[np.float32]
+
+    def first(self, count: int) -> Scores:
+        return Scores(self.logits[:count], self.values[:count], self.ids[:count], self.lse[:count])
+
+
+def key_value_planes(artifact: Artifact) -> list[Plane]:
+    """The cached tensors that the artifact's graph has, in block order."""
+    planes: list[Plane] = []
+    heads = artifact.kv_heads
+    if len(heads) == 1:
+        heads = heads * artifact.block_count
+    if len(heads) != artifact.block_count:
+        raise EngineError("load", "the artifact gives kv heads for another number of blocks")
+    value_size = artifact.value_size or artifact.head_size
+    for block, count in enumerate(heads):
+        planes.append(Plane(f"past_key.{block}", f"present_key.{block}", count, artifact.head_size))
+        planes.append(Plane(f"past_value.{block}", f"present_value.{block}", count, value_size))
+    return planes
+
+
+class BoundGraph:
+    """A session together with the memory its runs work on. Not for use from two threads."""
+
+    def __init__(
+        self, session: ort.InferenceSession, artifact: Artifact, rows: KeyValueRows
+    ) -> None:
+        if artifact.onnx is None:
+            raise EngineError("load", "the artifact was not made for ONNX Runtime")
+        self._session = session
+        self._rows = rows
+        self._key_value_dtype = np.dtype(artifact.onnx.key_value_dtype)
+        self._tables = _rotary_inputs(artifact, rows.capacity)
+        self._check_inputs()
+        self._bindings: OrderedDict[tuple[int, int, bool], ort.IOBinding] = OrderedDict()
+        count = rows.count
+        self._embeddings = np.zeros((count, 1, artifact.embedding_length), np.float32)
+        self._lengths = np.zeros(count, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._wanted = np.zeros(count, np.int64)
+        top_k = min(artifact.onnx.top_k, artifact.vocabulary)
+        self._scores = Scores(
+            np.zeros((count, artifact.vocabulary), np.float32),
+            np.zeros((count, top_k), np.float32),
+            np.zeros((count, top_k), np.int64),
+            np.zeros(count, np.float32),
+        )
+
+    def _check_inputs(self) -> None:
+        known = {*_SMALL_INPUTS, *self._tables, *(view.past for view in self._rows.views(0, 1))}
+        wrong = known ^ {value.name for value in self._session.get_inputs()}
+        if wrong:
+            names = ", ".join(sorted(wrong))
+            raise EngineError("load", f"graph and artifact disagree about the inputs {names}")
+
+    def run(
+        self,
+        first_row: int,
+        embeddings: NDArray[np.float32],
+        totals: Sequence[int],
+        wanted: Sequence[int],
+    ) -> Scores:
+        """Feeds float32 [B, S, E] to the B rows from `first_row` on.
+
+        `totals` are the rows' lengths afterwards, `wanted` flat positions of B*S to score (none: the
+        head is skipped). B > 1 only with S = 1: the attention node knows no ragged chunks.
+        """
+        count = len(totals)
+        self._lengths[:count] = totals
+        self._lengths[:count] -= 1
+        self._total[...] = max(totals)
+        self._wanted[: len(wanted)] = wanted
+        is_decode = embeddings.shape[1] == 1 and len(wanted) == count
+        binding = self._binding(first_row, count, is_decode=is_decode)
+        if is_decode:
+            self._embeddings[:count] = embeddings
+        else:
+            self._bind_small(binding, embeddings, count, len(wanted))
+        self._session.run_with_iobinding(binding)
+        return self._scores.first(len(wanted))
+
+    def _bind_small(
+        self, binding: ort.IOBinding, embeddings: NDArray[np.float32], count: int, wanted: int
+    ) -> None:
+        """Everything but tables and KV rows."""
+        _bind_input(binding, "inputs_embeds", embeddings)
+        _bind_input(binding, "seqlens_k", self._lengths[:count])
+        _bind_input(binding, "total", self._total)
+        _bind_input(binding, "logit_rows", self._wanted[:wanted])
+        scores = self._scores.first(wanted)
+        _bind_output(binding, "logits", scores.logits)
+        _bind_output(binding, "topk_values", scores.values)
+        _bind_output(binding, "topk_ids", scores.ids)
+        _bind_output(binding, "lse", scores.lse)
+
+    def _binding(self, first_row: int, count: int, *, is_decode: bool) -> ort.IOBinding:
+        """A binding whose KV rows and tables are in place already; for decode the rest too."""
+        key = (first_row, count, is_decode)
+        if key in self._bindings:
+            self._bindings.move_to_end(key)
+            return self._bindings[key]
+        binding = self._session.io_binding()
+        for name, table in self._tables.items():
+            _bind_input(binding, name, table)
+        for view in self._rows.views(first_row, count):
+            place = ("cpu", 0, self._key_value_dtype.type, list(view.shape), view.address)
+            binding.bind_input(view.past, *place)
+            binding.bind_output(view.present, *place)
+        if is_decode:
+            self._bind_small(binding, self._embeddings[:count], count, count)
+        self._bindings[key] = binding
+        if len(self._bindings) > MAX_BINDINGS:
+            self._bindings.popitem(last=False)
+        return binding
+
+    def close(self) -> None:
+        self._bindings.clear()
+        del self._session
+
+
+def _rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.float32]]:
+    inputs: dict[str, NDArray[np.float32]] = {}
+    for table_name, table in artifact.rope.items():
+        if table_name not in _TABLE_INPUTS:
+            raise EngineError("load", f"unknown rotary table {table_name!r} in the artifact")
+        tables = rotary_tables(table, positions, positions)
+        inputs.update(zip(_TABLE_INPUTS[table_name], tables, strict=True))
+    return inputs
+
+
+def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
+    binding.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+
+
+def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
+    binding.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)

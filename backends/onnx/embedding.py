@@ -1,0 +1,76 @@
+"""The embedding lookup: rows of a coded table in `weights.bin`, by id. Only touched pages are read."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.types import EngineError
+from converters.artifact import CodedTable
+
+
+class EmbeddingTable:
+    """`lookup` gives fp32 rows of the table, times `scale`.
+
+    Raises EngineError("load") for a table outside its file or of an unknown form.
+    """
+
+    def __init__(self, weights: pathlib.Path, table: CodedTable, scale: float = 1.0) -> None:
+        self._table = table
+        self._scale = np.float32(scale)
+        self._weights = weights
+        self._size = weights.stat().st_size
+        rows, columns = table.rows, table.columns
+        if table.bits in (16, 32):
+            dtype = np.dtype(np.float16 if table.bits == 16 else np.float32)
+            self._codes = self._map(table.codes_offset, dtype, (rows, columns))
+            return
+        if table.bits not in (4, 8) or table.block < 1 or columns % table.block:
+            raise EngineError("load", f"unknown embedding form: {table.bits} bits")
+        groups = columns // table.block
+        fp32 = np.dtype(np.float32)
+        coded = (rows, columns * table.bits // 8)
+        self._codes = self._map(table.codes_offset, np.dtype(np.uint8), coded)
+        self._scales = self._map(table.scales_offset, fp32, (rows, groups))
+        self._correction = None
+        if table.correction_offset >= 0:
+            self._correction = self._map(table.correction_offset, fp32, (groups, rows))
+
+    def _map(self, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:
+        end = offset + shape[0] * shape[1] * dtype.itemsize
+        if offset < 0 or min(shape) < 1 or end > self._size:
+            raise EngineError("load", f"{self._weights.name} is shorter than its artifact says")
+        mapped = np.memmap(self._weights, dtype=dtype, mode="r", offset=offset, shape=shape)
+        return mapped.view(np.ndarray)  # the subclass makes every indexing several times slower
+
+    def lookup(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Float32 [len(ids), columns]. Ids must be in range; negative ones are not checked here."""
+        index = np.asarray(ids, np.int64)
+        if self._table.bits in (16, 32):
+            values = self._codes[index].astype(np.float32)
+        else:
+            values = self._decoded(index)
+        return values if self._scale == 1 else values * self._scale
+
+    def _decoded(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        table = self._table
+        codes = self._unpacked(index).reshape(len(index), -1, table.block)
+        scales = self._scales[index][:, :, None]
+        zero = np.float32(1 << (table.bits - 1))
+        if self._correction is None:
+            values = scales * (codes - zero)
+        else:
+            minimum = zero * scales - self._correction[:, index].T[:, :, None]
+            values = scales * codes - minimum
+        return values.reshape(len(index), table.columns)
+
+    def _unpacked(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Codes as float32, low bits first."""
+        packed = self._codes[index]
+        if self._table.bits == 8:
+            return packed.astype(np.float32)
+        pairs = np.stack((packed & 15, packed >> 4), axis=-1)
+        return pairs.astype(np.float32)

@@ -1,0 +1,52 @@
+"""How many prompt ids the next prefill chunk has, so that decoding clients do not wait long.
+
+A client that decodes waits for one chunk and one decode run between two of its ids. The chunk is
+chosen from the rate measured on earlier ones: the wait stays under `DECODE_GAP_SECONDS`, or is that
+of the smallest chunk. Alone, chunks are larger, but never so large that a cancel waits for seconds.
+"""
+
+from __future__ import annotations
+
+DECODE_GAP_SECONDS = 0.25
+ALONE_SECONDS = 1.0
+MIN_CHUNK = 32
+MAX_CHUNK = 512
+# What is left of the gap for the unexpected: attention grows with the position.
+_HEADROOM = 0.9
+
+
+def plan_chunk(remaining: int, ids_per_second: float, seconds: float) -> int:
+    """Ids to prefill next: what `seconds` allow, in steps of MIN_CHUNK.
+
+    The last chunk of a prompt has at least two ids (a one-id run takes other kernels, and rounds
+    differently, than the same id in a longer run), so one id is never left over.
+    """
+    wanted = int(ids_per_second * seconds) // MIN_CHUNK * MIN_CHUNK
+    chunk = min(max(wanted, MIN_CHUNK), MAX_CHUNK)
+    if remaining <= chunk:
+        return remaining
+    return chunk - 1 if remaining - chunk == 1 else chunk
+
+
+class Pace:
+    """Remembers the last measurements; half of each new one counts."""
+
+    def __init__(self) -> None:
+        self._ids_per_second = 0.0
+        self._decode_seconds = 0.0
+
+    def chunk(self, remaining: int, *, is_decoding: bool) -> int:
+        gap = DECODE_GAP_SECONDS - self._decode_seconds if is_decoding else ALONE_SECONDS
+        return plan_chunk(remaining, self._ids_per_second, max(gap, 0.0) * _HEADROOM)
+
+    def saw_prefill(self, ids: int, seconds: float) -> None:
+        """Short chunks say little about the rate of long ones and are left out."""
+        if ids < MIN_CHUNK // 2:
+            return
+        rate = ids / max(seconds, 1e-9)
+        known = self._ids_per_second
+        # A slower chunk counts at once: the gap is a promise, the speed is not.
+        self._ids_per_second = (known + rate) / 2 if rate > known > 0 else rate
+
+    def saw_decode(self, seconds: float) -> None:
+        self._decode_seconds = (self._decode_seconds + seconds) / 2

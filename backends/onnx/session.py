@@ -1,0 +1,67 @@
+"""The inference session and its options. Nothing else here talks to ONNX Runtime's settings."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import onnxruntime as ort
+
+from backends.types import EngineError
+from converters.artifact import GRAPH_FILE, Artifact
+
+_SYSTEM_CPUS = pathlib.Path("/sys/devices/system/cpu")
+_QUIET = 3  # errors only: warnings of the runtime are for its developers
+
+# A daemon must not burn cores between steps; packing in parallel shortens the load. Denormals are
+# left alone: flushing them gains nothing measurable and changes the arithmetic of this whole thread.
+_CONFIG = {
+    "session.intra_op.allow_spinning": "0",
+    "session.prepack.enable_parallel": "1",
+}
+
+
+def physical_cores() -> int:
+    """Cores this process may use, counting a core with several threads once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    siblings = {_sibling_list(cpu) for cpu in usable}
+    return max(1, len(siblings))
+
+
+def _sibling_list(cpu: int) -> str:
+    path = _SYSTEM_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def session_options(*, threads: int, force_fp32: bool) -> ort.SessionOptions:
+    """`threads` 0: one per physical core. `force_fp32`: no integer activations in 4-bit nodes."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or physical_cores()
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # shapes change from run to run
+    options.log_severity_level = _QUIET
+    for key, value in _CONFIG.items():
+        options.add_session_config_entry(key, value)
+    if force_fp32:
+        options.add_session_config_entry("mlas.qnbit.force_fp32", "1")
+    return options
+
+
+def open_session(
+    folder: pathlib.Path, artifact: Artifact, *, threads: int, precise: bool
+) -> ort.InferenceSession:
+    """A CPU session on the artifact's graph. Raises EngineError("load")."""
+    options = session_options(threads=threads, force_fp32=precise and not artifact.precise)
+    try:
+        return ort.InferenceSession(
+            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        # The runtime raises several unrelated classes; whatever it is, this model did not load.
+        raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error

@@ -1,0 +1,296 @@
+"""Every request of one worker: what came from the daemon, what came from the engine, what to answer.
+
+Main thread only; never touches the socket. Promise: each request gets one stream of answers that is
+closed exactly once, and what goes wrong with one request ends that request only.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from backends.text.conversation import Conversation
+from backends.text.embedding import embedded, passage_ids
+from backends.text.prompt import ModelText, context_length_of
+from backends.text.render_guard import resident_bytes
+from backends.types import (
+    Backend,
+    Cancel,
+    Chat,
+    Counted,
+    CountTokens,
+    Embed,
+    EngineCapabilities,
+    EngineError,
+    EngineStatus,
+    Failed,
+    FromWorker,
+    Load,
+    Loaded,
+    Probe,
+    Rank,
+    Render,
+    Rendered,
+    RequestId,
+    Status,
+    TokenEvent,
+    ToWorker,
+)
+from backends.worker.engine_thread import (
+    Add,
+    CancelRequest,
+    EmbedBatch,
+    EmbedFailed,
+    EngineDied,
+    EngineLoaded,
+    EngineThread,
+    Report,
+    Stepped,
+    Vectors,
+    as_engine_error,
+)
+from converters.artifact import ArtifactError
+
+_log = logging.getLogger(__name__)
+
+BACKENDS = {
+    "onnx": "backends.onnx",
+    "mlx": "backends.mlx",
+    "scripted": "backends.scripted",
+}
+EXIT_ENGINE = 70
+EXIT_LOAD = 71
+
+
+def failed(request_id: RequestId, error: EngineError) -> Failed:
+    return Failed(request_id=request_id, code=error.code, message=str(error))
+
+
+class _PendingEmbed(msgspec.Struct, frozen=True):
+    embed: Embed
+    prompt_tokens: int
+
+
+class Requests:
+    """`exit_code` is None while the worker can go on; else it should leave with it."""
+
+    def __init__(self, post: Callable[[Report], None], backends: Mapping[str, str]) -> None:
+        self.exit_code: int | None = None
+        self._post = post
+        self._backends = backends
+        self._load: Load | None = None
+        self._engine: EngineThread | None = None
+        self._model: ModelText | None = None
+        self._capabilities: EngineCapabilities | None = None
+        self._status: EngineStatus | None = None
+        self._conversations: dict[RequestId, Conversation] = {}
+        self._embeds: dict[RequestId, _PendingEmbed] = {}
+
+    # ---- from the daemon ----
+
+    def handle(self, message: ToWorker) -> list[FromWorker]:
+        """Answers that are ready at once; the others come through `take`."""
+        try:
+            return self._handle(message)
+        except EngineError as error:
+            return [failed(message.request_id, error)]
+        except BaseException as error:  # noqa: BLE001  a panic in native code is no Exception
+            _log.exception("request %s", message.request_id)
+            return [failed(message.request_id, as_engine_error(error, "internal"))]
+
+    def _handle(self, message: ToWorker) -> list[FromWorker]:
+        request_id = message.request_id
+        match message:
+            case Load():
+                return self._start(message)
+            case Chat():
+                return self._chat(message)
+            case Embed():
+                return self._embed(message)
+            case Rank():
+                raise EngineError("unsupported", "this model cannot rank documents")
+            case CountTokens(chat=chat):
+                tokens = len(self._loaded()[1].prompt(chat).ids)
+                return [Counted(request_id=request_id, tokens=tokens)]
+            case Render(chat=chat):
+                prompt = self._loaded()[1].prompt_text(chat)
+                return [Rendered(request_id=request_id, prompt=prompt)]
+            case Probe():
+                return [self._state(request_id)]
+            case Cancel():
+                return self._cancel(request_id)
+
+    def _start(self, load: Load) -> list[FromWorker]:
+        if self._load is not None:
+            raise EngineError("invalid", "this worker has its model already")
+        self._load = load
+        try:
+            backend = self._backend(load.backend)
+            self._engine = EngineThread(backend, load, self._post)
+            self._model, _ = ModelText.load(pathlib.Path(load.artifact))
+        except ArtifactError as error:
+            self.exit_code = EXIT_LOAD
+            raise EngineError("load", str(error)) from error
+        except EngineError:
+            self.exit_code = EXIT_LOAD
+            raise
+        return []
+
+    def _backend(self, name: str) -> Callable[[], Backend]:
+        if name not in self._backends:
+            raise EngineError("load", f"there is no backend {name!r}")
+        return lambda: importlib.import_module(self._backends[name]).backend
+
+    def _loaded(self) -> tuple[EngineThread, ModelText, EngineCapabilities]:
+        if self._engine is None or self._model is None or self._capabilities is None:
+            raise EngineError("invalid", "no model is loaded yet")
+        return self._engine, self._model, self._capabilities
+
+    def _chat(self, chat: Chat) -> list[FromWorker]:
+        engine, model, capabilities = self._loaded()
+        if chat.request_id in self._conversations:
+            _log.error("request %s was sent twice; the second is ignored", chat.request_id)
+            return []
+        if not capabilities.generate:
+            raise EngineError("unsupported", "this model does not generate text")
+        context_length = context_length_of(chat, capabilities)
+        prompt = model.prompt(chat, context_length)
+        request = model.request(chat, prompt, context_length)
+        self._conversations[chat.request_id] = Conversation(chat, prompt, model)
+        engine.put(Add(request))
+        return []
+
+    def _embed(self, embed: Embed) -> list[FromWorker]:
+        engine, model, capabilities = self._loaded()
+        if not capabilities.embed:
+            raise EngineError("unsupported", "this model cannot make embeddings")
+        batch = passage_ids(model.tokenizer, embed, capabilities.context_length)
+        self._embeds[embed.request_id] = _PendingEmbed(embed, sum(map(len, batch)))
+        engine.put(EmbedBatch(embed.request_id, batch))
+        return []
+
+    def _cancel(self, request_id: RequestId) -> list[FromWorker]:
+        """A chat is closed by the engine's own event; an embedding under way is left to itself."""
+        if request_id in self._conversations and self._engine is not None:
+            self._engine.put(CancelRequest(request_id))
+        elif self._embeds.pop(request_id, None) is not None:
+            return [failed(request_id, EngineError("cancelled", "cancelled"))]
+        return []
+
+    def _state(self, request_id: RequestId) -> Status:
+        status = self._status
+        return Status(
+            request_id=request_id,
+            active=status.active if status else 0,
+            waiting=status.waiting if status else 0,
+            kv_bytes=status.kv_bytes if status else 0,
+            steps=status.steps if status else 0,
+            resident_bytes=resident_bytes(),
+            loaded=self._capabilities is not None,
+        )
+
+    # ---- from the engine ----
+
+    def take(self, report: Report) -> list[FromWorker]:
+        match report:
+            case EngineLoaded():
+                return self._take_loaded(report)
+            case Stepped(events=events, status=status):
+                self._status = status
+                return self._take_events(events)
+            case Vectors():
+                return self._take_vectors(report)
+            case EmbedFailed(request_id=request_id, error=error):
+                known = self._embeds.pop(request_id, None)
+                return [failed(request_id, error)] if known else []
+            case EngineDied(error=error):
+                return self._take_death(error)
+
+    def _take_loaded(self, report: EngineLoaded) -> list[FromWorker]:
+        """What was loaded stays: the collector need never look at it again."""
+        if self._load is None or self.exit_code is not None:
+            return []
+        self._capabilities = capabilities = report.capabilities
+        gc.collect()
+        gc.freeze()
+        names = ("generate", "embed", "grammar", "adapters", "reproducible_batches")
+        return [
+            Loaded(
+                request_id=self._load.request_id,
+                context_length=capabilities.context_length,
+                rows=capabilities.rows,
+                resident_bytes=resident_bytes(),
+                load_ns=report.load_ns,
+                capabilities=tuple(name for name in names if getattr(capabilities, name)),
+                device=capabilities.device,
+            )
+        ]
+
+    def _take_events(self, events: list[TokenEvent]) -> list[FromWorker]:
+        by_request: dict[RequestId, list[TokenEvent]] = {}
+        for event in events:
+            by_request.setdefault(event.request_id, []).append(event)
+        messages: list[FromWorker] = []
+        for request_id, own_events in by_request.items():
+            conversation = self._conversations.get(request_id)
+            if conversation is not None:
+                messages += self._advance(conversation, own_events)
+        return messages
+
+    def _advance(self, conversation: Conversation, events: list[TokenEvent]) -> list[FromWorker]:
+        request_id = conversation.request_id
+        had_stopped = conversation.has_stopped
+        try:
+            messages = conversation.take(events)
+        except Exception as error:  # noqa: BLE001  it ends this request, not the worker
+            _log.exception("request %s", request_id)
+            self._forget(request_id, cancel=True)
+            return [failed(request_id, as_engine_error(error, "internal"))]
+        if conversation.is_over:
+            self._forget(request_id, cancel=False)
+        elif conversation.has_stopped and not had_stopped and self._engine is not None:
+            self._engine.put(CancelRequest(request_id))
+        return messages
+
+    def _forget(self, request_id: RequestId, *, cancel: bool) -> None:
+        self._conversations.pop(request_id, None)
+        if cancel and self._engine is not None:
+            self._engine.put(CancelRequest(request_id))
+
+    def _take_vectors(self, report: Vectors) -> list[FromWorker]:
+        pending = self._embeds.pop(report.request_id, None)
+        if pending is None:
+            return []
+        try:
+            return [embedded(pending.embed, report.vectors, pending.prompt_tokens)]
+        except EngineError as error:
+            return [failed(report.request_id, error)]
+
+    def _take_death(self, error: EngineError) -> list[FromWorker]:
+        """Nothing can be answered any more; a load that failed has no requests yet."""
+        if self.exit_code is not None:
+            return []
+        is_loading = self._capabilities is None and self._load is not None
+        self.exit_code = EXIT_LOAD if is_loading else EXIT_ENGINE
+        messages = self.abandon(error)
+        if is_loading and self._load is not None:
+            messages.append(failed(self._load.request_id, error))
+        return messages
+
+    # ---- the end ----
+
+    def abandon(self, error: EngineError) -> list[FromWorker]:
+        """Closes every open request with `error`."""
+        open_ids = [*self._conversations, *self._embeds]
+        self._conversations.clear()
+        self._embeds.clear()
+        return [failed(request_id, error) for request_id in open_ids]
+
+    def close(self, timeout_seconds: float) -> None:
+        if self._engine is not None and not self._engine.close(timeout_seconds):
+            _log.warning("the engine did not close in %g s", timeout_seconds)

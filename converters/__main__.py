@@ -1,0 +1,146 @@
+"""The converter's and the inspector's command line; the daemon's child, and `hearth convert`.
+
+Prints JSON lines on standard output: progress, then `{"done": true, ...}` or
+`{"error": ..., "kind": ...}`. The exit code says the kind. SIGTERM, SIGINT and
+the end of its CPU time take everything back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from converters.artifact import TARGETS
+from converters.confinement import confine, die_with_parent
+from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
+from converters.progress import Progress, write_line
+from converters.staging import prepare
+
+log = logging.getLogger("hearth.converters")
+
+EXIT_CODES = {"internal": 1, "malformed": 2, "unsupported": 3, "space": 4, "cancelled": 143}
+
+
+# Slices keep a conversion near 100 MB; the rest is for the texts of large vocabularies.
+DATA_BYTES = 4 << 30
+# One-bit types become eight-bit codes with fp32 scales.
+LARGEST_GROWTH = 16
+LEAST_FILE_BYTES = 1 << 30
+# A hundredth of what one core does.
+LEAST_BYTES_PER_SECOND = 1 << 20
+LEAST_CPU_SECONDS = 120
+
+
+class _Cancelled(BaseException):
+    """Raised by the signal handler wherever the conversion is; passes every `except Exception`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    options = _parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGXCPU):
+        signal.signal(number, _cancel)
+    try:
+        options.run(options)
+    except _Cancelled as cancelled:
+        return _failed("cancelled", str(cancelled))
+    except BrokenPipeError:
+        return _failed("cancelled", "nobody listens any more")
+    except ConversionError as error:
+        return _failed(_kind(error), str(error))
+    except Exception as error:  # the daemon needs a line, whatever it is
+        log.exception("the conversion failed")
+        return _failed("internal", f"{type(error).__name__}: {error}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converters")
+    commands = parser.add_subparsers(required=True)
+    inspect = _command(commands.add_parser("inspect"), _inspect)
+    inspect.add_argument("--digest", required=True)
+    convert = _command(commands.add_parser("convert"), _convert)
+    convert.add_argument("--source", required=True)
+    convert.add_argument("--target", required=True, choices=TARGETS)
+    convert.add_argument("--precise", action="store_true")
+    return parser
+
+
+def _command(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    parser.add_argument("--input", required=True, type=pathlib.Path)
+    parser.add_argument("--output", required=True, type=pathlib.Path)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from converters.convert import Request, convert
+
+    request = Request(
+        source=options.source,
+        target=options.target,
+        final=options.output.absolute(),
+        precise=options.precise,
+    )
+    prepare(request.final)
+    with options.input.open("rb") as file:
+        _confine(options.input, request.final.parent)
+        artifact_bytes = convert(file, request, Progress())
+    write_line(done=True, artifact_bytes=artifact_bytes)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from converters.inspector import inspect
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    with options.input.open("rb") as file:
+        _confine(options.input, options.output)
+        inspect(file, options.digest, options.output)
+    write_line(done=True)
+
+
+def _confine(source: pathlib.Path, output: pathlib.Path) -> None:
+    """From here on only these two are within reach. The sizes are far beyond what a model needs."""
+    size = source.stat().st_size
+    confine(
+        read=[source.resolve()],
+        write=[output.resolve()],
+        data_bytes=DATA_BYTES,
+        file_bytes=LEAST_FILE_BYTES + LARGEST_GROWTH * size,
+        cpu_seconds=LEAST_CPU_SECONDS + size // LEAST_BYTES_PER_SECOND,
+    )
+
+
+def _cancel(number: int, frame: FrameType | None) -> None:
+    raise _Cancelled(f"ended by {signal.Signals(number).name}")
+
+
+def _kind(error: ConversionError) -> str:
+    match error:
+        case MalformedFile():
+            return "malformed"
+        case Unsupported():
+            return "unsupported"
+        case NoSpace():
+            return "space"
+        case _:
+            return "internal"
+
+
+def _failed(kind: str, message: str) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        write_line(error=message, kind=kind)
+    return EXIT_CODES[kind]
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Typed questions to a GGUF header, as the architecture files ask them.
+
+Keys are given without their `<architecture>.` prefix. Every answer is of the asked type and in
+range, or MalformedFile names the key or the tensor. Reads no tensor data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from converters.architectures.model import Linear
+from converters.errors import MalformedFile, Unsupported
+from converters.gguf import (
+    GgufFile,
+    TensorInfo,
+    flag_value,
+    float_value,
+    integer_value,
+    text_value,
+)
+
+MAX_COUNT = 1 << 31
+
+
+class Header:
+    """One file's metadata and tensor table, for one architecture's `describe`."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self.architecture = file.architecture
+        self._metadata = file.metadata
+        self._tensors = {tensor.name: tensor for tensor in file.tensors}
+
+    @property
+    def name(self) -> str:
+        return text_value(self._metadata, "general.name")
+
+    @property
+    def token_count(self) -> int:
+        """Texts in the tokenizer's list; 0 where there is none."""
+        tokens = self._metadata.get("tokenizer.ggml.tokens")
+        return len(tokens) if isinstance(tokens, list) else 0
+
+    def has(self, key: str) -> bool:
+        return self._key(key) in self._metadata
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A number from 0 to 2^31; without a default the key must be there."""
+        full = self._known(key, default)
+        return self._in_range(key, integer_value(self._metadata, full, default or 0))
+
+    def counts(self, key: str, blocks: int, default: int | None = None) -> tuple[int, ...]:
+        """One count per block: an array of at least `blocks`, or one number for all."""
+        value = self._metadata.get(self._key(key))
+        if not isinstance(value, np.ndarray):
+            return (self.count(key, default),) * blocks
+        if len(value) < blocks or value.dtype.kind not in "iu":
+            raise MalformedFile(f"{self._key(key)}: {len(value)} entries for {blocks} blocks")
+        return tuple(self._in_range(key, int(entry)) for entry in value[:blocks])
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = float_value(self._metadata, self._known(key, default), default or 0.0)
+        if not math.isfinite(value):
+            raise MalformedFile(f"{self._key(key)} is not a finite number")
+        return value
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise MalformedFile(f"{self._key(key)} is {value}: it must be above zero")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        return text_value(self._metadata, self._key(key), default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return flag_value(self._metadata, self._key(key), default=default)
+
+    def tensor(self, name: str) -> TensorInfo:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise MalformedFile(f"tensor {name!r} is missing") from None
+
+    def vector(self, name: str, *lengths: int) -> str:
+        """`name`, having seen that it is there and as long as one of `lengths`."""
+        shape = self.tensor(name).shape
+        if len(shape) != 1 or shape[0] not in lengths:
+            raise MalformedFile(f"tensor {name!r} has shape {list(shape)}, not [{lengths[0]}]")
+        return name
+
+    def optional_vector(self, name: str, *lengths: int) -> str:
+        return self.vector(name, *lengths) if name in self._tensors else ""
+
+    def linear(self, stem: str, *, columns: int = 0, rows: int = 0) -> Linear:
+        """`<stem>.weight` with `<stem>.bias` where there is one; 0 leaves a side open."""
+        shape = self.tensor(f"{stem}.weight").shape
+        wanted = (rows or shape[0], columns or shape[-1])
+        if shape != wanted:
+            raise MalformedFile(
+                f"tensor '{stem}.weight' has shape {list(shape)}, not {list(wanted)}"
+            )
+        bias = self.optional_vector(f"{stem}.bias", shape[0])
+        return Linear(weight=f"{stem}.weight", rows=shape[0], columns=shape[1], bias=bias)
+
+    def has_tensor(self, name: str) -> bool:
+        return name in self._tensors
+
+    def refuse_experts(self) -> None:
+        if experts := self.count("expert_count", 0):
+            raise Unsupported(f"{self.architecture} with {experts} experts is not supported yet")
+
+    def refuse_bidirectional(self) -> None:
+        if not self.flag("attention.causal", True):
+            raise Unsupported(f"{self.architecture} with bidirectional attention is not supported")
+
+    def _key(self, key: str) -> str:
+        return f"{self.architecture}.{key}"
+
+    def _in_range(self, key: str, value: int) -> int:
+        if not 0 <= value < MAX_COUNT:
+            raise MalformedFile(f"{self._key(key)} is {value}: out of range")
+        return value
+
+    def _known(self, key: str, default: object) -> str:
+        """The whole key; without a default it must be there."""
+        full = self._key(key)
+        if default is None and full not in self._metadata:
+            raise MalformedFile(f"the metadata key {full} is missing")
+        return full

@@ -1,0 +1,185 @@
+"""What every GGML block type is: a named class that gives raw codes and scales; the rest follows.
+
+A quantised weight is `s*q - m` with `q = u - zero`, `u` the unsigned code in the file. `centre` is
+the `u` that is stored as the implicit zero point `2**(bits-1)` of a MatMulNBits node without zero
+points; where the type has mins, the correction `C = centre*s - m` makes the sum exact again:
+`s*(stored - 2**(bits-1)) + C = s*(u - centre) + centre*s - m`.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+# Slices of this many bytes keep every temporary array in the second-level cache.
+_SLICE_BYTES = 1 << 17
+
+
+class Form(NamedTuple):
+    """How a type is written for MatMulNBits: code bits, weights per scale, mins by a correction."""
+
+    bits: int
+    block: int
+    has_correction: bool
+
+
+class Codes(NamedTuple):
+    """Weights `scale*q - minimum`: q int16 [n, block_size], the others f32 [n, block_size/sub]."""
+
+    q: npt.NDArray[np.int16]
+    scale: Floats
+    minimum: Floats | None
+    sub: int
+
+
+class Repacked(NamedTuple):
+    """MatMulNBits layout, for k = block_size/block groups of each of n GGML blocks.
+
+    `codes` u8 [n, k, block*bits/8], low bits first; `scales` f32 [n, k]; `correction` f32 [n, k] or
+    None. A weight is `scale*(code - 2**(bits-1)) + correction`; `rounding` f32 [n, k] is what fp32
+    lost of the correction (0 nearly always: scale and minimum have few bits).
+    """
+
+    bits: int
+    block: int
+    codes: Bytes
+    scales: Floats
+    correction: Floats | None
+    rounding: Floats | None = None
+
+
+class BlockType(abc.ABC):
+    """A type that stores `block_size` weights in `type_size` bytes. `form` is None for floats."""
+
+    name: ClassVar[str]
+    block_size: ClassVar[int]
+    type_size: ClassVar[int]
+    form: ClassVar[Form | None] = None
+
+    def __init_subclass__(cls, *, is_abstract: bool = False) -> None:
+        super().__init_subclass__()
+        if not is_abstract:
+            BLOCK_TYPES[cls.name] = cls()
+
+    @abc.abstractmethod
+    def dequantize(self, raw: Bytes) -> Floats:
+        """Blocks u8 [n, type_size] to weights f32 [n, block_size], as ggml's reference does."""
+
+    def unpack(self, raw: Bytes) -> Codes:
+        """Blocks u8 [n, type_size] to integer codes. Raises TypeError where the type has none."""
+        raise TypeError(f"{self.name} has no codes")
+
+    def repack(self, raw: Bytes) -> Repacked:
+        """Blocks u8 [n, type_size] to MatMulNBits codes. Raises TypeError as `unpack`."""
+        raise TypeError(f"{self.name} has no codes")
+
+    def _checked(self, raw: Bytes) -> Bytes:
+        if raw.dtype != np.uint8 or raw.ndim != 2 or raw.shape[1] != self.type_size:
+            raise ValueError(f"{self.name} blocks are u8 [n, {self.type_size}], not {raw.shape}")
+        return np.ascontiguousarray(raw)
+
+
+BLOCK_TYPES: dict[str, BlockType] = {}
+
+
+class CodedBlockType(BlockType, is_abstract=True):
+    """A quantised type. Its class gives `_codes` and `_scales`; everything else is derived here."""
+
+    bits: ClassVar[int]
+    has_minimum: ClassVar[bool]
+    sub: ClassVar[int]  # weights that share one scale
+    zero: ClassVar[int]
+    centre: ClassVar[int]
+
+    def __init_subclass__(
+        cls, *, bits: int = 0, zero: int = 0, centre: int | None = None, is_abstract: bool = False
+    ) -> None:
+        """`bits` per stored code; `centre` is given by types with mins, and is `zero` elsewhere."""
+        if not is_abstract:
+            cls.bits, cls.zero, cls.has_minimum = bits, zero, centre is not None
+            cls.centre = zero if centre is None else centre
+            cls.form = Form(bits, cls.sub, cls.has_minimum)
+        super().__init_subclass__(is_abstract=is_abstract)
+
+    @abc.abstractmethod
+    def _codes(self, raw: Bytes) -> Bytes:
+        """The unsigned codes in the order of the weights: any shape that flattens to n*block_size."""
+
+    @abc.abstractmethod
+    def _scales(self, raw: Bytes) -> tuple[Floats, Floats | None]:
+        """Scale and minimum (None without mins), f32 [n, block_size/sub]."""
+
+    def unpack(self, raw: Bytes) -> Codes:
+        raw = self._checked(raw)
+        codes = self._codes(raw).reshape(len(raw), self.block_size).astype(np.int16)
+        scale, minimum = self._scales(raw)
+        return Codes(codes - np.int16(self.zero), scale, minimum, self.sub)
+
+    def dequantize(self, raw: Bytes) -> Floats:
+        q, scale, minimum, sub = self.unpack(raw)
+        with np.errstate(invalid="ignore", over="ignore"):
+            weights = q.reshape(len(q), -1, sub).astype(np.float32) * scale[:, :, None]
+            if minimum is not None:
+                weights -= minimum[:, :, None]
+        return weights.reshape(len(q), self.block_size)
+
+    def repack(self, raw: Bytes) -> Repacked:
+        raw = self._checked(raw)
+        count, groups = len(raw), self.block_size // self.sub
+        codes = np.empty((count, groups, self.sub * self.bits // 8), np.uint8)
+        scales = np.empty((count, groups), np.float32)
+        correction = np.empty((count, groups), np.float32) if self.has_minimum else None
+        rounding = None if correction is None else np.empty_like(correction)
+        step = max(1, _SLICE_BYTES // self.type_size)
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            codes[part] = self._stored(raw[part]).reshape(-1, *codes.shape[1:])
+            scales[part], minimum = self._scales(raw[part])
+            if correction is not None and rounding is not None and minimum is not None:
+                with np.errstate(invalid="ignore", over="ignore"):
+                    wanted = scales[part].astype(np.float64) * self.centre - minimum
+                    correction[part] = wanted
+                    np.subtract(wanted, correction[part], out=rounding[part], casting="same_kind")
+        return Repacked(self.bits, self.sub, codes, scales, correction, rounding)
+
+    def _stored(self, raw: Bytes) -> Bytes:
+        codes = self._codes(raw)
+        lift = (1 << (self.bits - 1)) - self.centre
+        if lift:
+            codes += np.uint8(lift)
+        return pack_nibbles(codes) if self.bits == 4 else codes
+
+
+def pack_nibbles(codes: Bytes) -> Bytes:
+    """Codes below 16, flat or not, to half as many bytes: code 2j in the low half of byte j."""
+    lanes = codes.reshape(-1).view(np.uint64)
+    lanes |= lanes >> np.uint64(4)
+    return lanes.view(np.uint16).astype(np.uint8)
+
+
+def half_floats(raw: Bytes, offset: int, count: int = 1) -> Floats:
+    """`count` fp16 numbers at byte `offset` of each block, as f32 [n, count]."""
+    with np.errstate(invalid="ignore"):
+        halves = raw[:, offset : offset + 2 * count]
+        return np.ascontiguousarray(halves).view(np.float16).astype(np.float32)
+
+
+def words(raw: Bytes, start: int, stop: int, dtype: npt.DTypeLike = np.uint64) -> np.ndarray:
+    """The bytes from `start` to `stop` of each block, copied, as [n, words] of `dtype`."""
+    return np.ascontiguousarray(raw[:, start:stop]).view(dtype)
+
+
+def splat(byte: int) -> np.uint64:
+    """A byte repeated in all eight bytes of a word."""
+    return np.uint64(byte * 0x0101010101010101)
+
+
+def bit_field(lanes: np.ndarray, shift: int, mask: int) -> np.ndarray:
+    """`(byte >> shift) & mask` for each byte of u64 lanes; mask and shift stay within a byte."""
+    return (lanes >> np.uint64(shift)) & splat(mask) if shift else lanes & splat(mask)

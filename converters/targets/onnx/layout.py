@@ -1,0 +1,300 @@
+"""Where every number of `weights.bin` will lie: pure data from a model's shape and tensor table.
+
+Reads no weights and imports no onnx; the graph and the weights writer both follow it and decide
+nothing. Query, key and value of one form are written as one matrix, rows below rows: attention
+takes them packed. Gate and up stay apart: cutting their product in two costs what the larger
+product gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from converters.architectures.model import BlockShape, Linear, ModelShape
+from converters.artifact import CodedTable
+from converters.blocks import BLOCK_TYPES
+from converters.errors import Unsupported
+from converters.gguf import TensorInfo
+
+PAGE_BYTES = 4096
+ALIGNMENT_BYTES = 64
+# From this size on a piece begins a page: the runtime maps it, and GPUs read it without a copy.
+PAGED_BYTES = 1 << 20
+FLOAT_TYPES = ("F32", "F16", "BF16")
+# A model that claims more than this is refused before anything is computed from it.
+MAX_WEIGHTS_BYTES = 1 << 44
+
+ItemType = Literal["uint8", "float16", "float32"]
+ITEM_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """How a matrix is written.
+
+    float32: plain. float16: plain, tables only. codes: `bits` wide in blocks of `block` along a row,
+    with fp32 scales. split: 8-bit codes as a high and a low 4-bit matrix, which has an exact fp32
+    product on every CPU. `is_corrected`: with one fp32 number per block for the GGML minimum.
+    """
+
+    kind: Literal["float32", "float16", "codes", "split"]
+    bits: int = 32
+    block: int = 0
+    is_corrected: bool = False
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """One array in `weights.bin`: `offset` in bytes, C order, little-endian."""
+
+    name: str
+    item: ItemType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        size = ITEM_BYTES[self.item]
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `rows` rows of a matrix, or the first `rows` numbers of a vector."""
+
+    tensor: TensorInfo
+    rows: int
+
+
+class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+    """[rows, columns], the sources' rows one below the other.
+
+    `pieces` by role: `values` for floats; `codes`, `scales`, `correction` [columns/block, rows];
+    for split `high`, `low`, `scales`, `high_scales` (16 times the scales) and `zeros`.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    rows: int
+    columns: int
+    form: Form
+    pieces: dict[str, Piece]
+    bias: str = ""
+
+
+class Vector(msgspec.Struct, frozen=True, kw_only=True):
+    """fp32 numbers, the sources' one after the other."""
+
+    sources: tuple[Source, ...]
+    piece: Piece
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """`matrices` and `vectors` by name; `embedding` is the table that ids are looked up in."""
+
+    matrices: dict[str, Matrix]
+    vectors: dict[str, Vector]
+    embedding: CodedTable
+    weights_bytes: int
+    is_precise: bool
+
+    def pieces(self) -> Iterator[Piece]:
+        for matrix in self.matrices.values():
+            yield from matrix.pieces.values()
+        for vector in self.vectors.values():
+            yield vector.piece
+
+
+def form_of(tensor: TensorInfo, *, precise: bool) -> Form:
+    """The form of a tensor's product. Raises Unsupported for a type without one."""
+    if tensor.type_name in FLOAT_TYPES:
+        return Form(kind="float32")
+    block_type = BLOCK_TYPES.get(tensor.type_name)
+    if block_type is None or block_type.form is None:
+        raise Unsupported(f"tensor {tensor.name!r}: type {tensor.type_name} is not supported yet")
+    form = block_type.form
+    kind = "split" if precise and form.bits == 8 else "codes"
+    return Form(kind=kind, bits=form.bits, block=form.block, is_corrected=form.has_correction)
+
+
+def table_form_of(tensor: TensorInfo) -> Form:
+    """The form of a table whose rows are looked up: codes of 4 or 8 bits, or floats."""
+    if tensor.type_name == "F16":
+        return Form(kind="float16", bits=16)
+    form = form_of(tensor, precise=False)
+    return form if form.bits in (4, 8) else Form(kind="float32")
+
+
+def plan_layout(
+    model: ModelShape, tensors: dict[str, TensorInfo], *, precise: bool = False
+) -> Layout:
+    """Places every tensor that the model uses. Raises Unsupported for a type it cannot express."""
+    placer = _Placer(tensors, precise=precise)
+    for index, block in enumerate(model.blocks):
+        _place_block(placer, index, block)
+    placer.vector(model.output_norm)
+    placer.matrix("output", [model.output], rows=model.vocabulary)
+    return placer.finish(_place_embedding(placer, model))
+
+
+def _place_block(placer: _Placer, index: int, block: BlockShape) -> None:
+    for name in block.vectors():
+        placer.vector(name)
+    attention, feed_forward = block.attention, block.feed_forward
+    if attention.query and attention.key and attention.value and not attention.query_norm:
+        projections = [attention.query, attention.key, attention.value]
+        placer.together(f"blk.{index}.attn_qkv", projections)
+        placer.matrix(_stem(attention.output), [attention.output])
+    else:
+        for linear in attention.linears():
+            placer.matrix(_stem(linear), [linear])
+    for linear in feed_forward.linears():
+        placer.matrix(_stem(linear), [linear])
+
+
+def _place_embedding(placer: _Placer, model: ModelShape) -> CodedTable:
+    """A tied table is the head's own bytes, unless the head is split into two matrices."""
+    head = placer.matrices["output"]
+    if model.is_tied and head.form.kind != "split" and head.form.bits != 2:
+        return _table(head)
+    form = table_form_of(placer.tensors[model.embedding.weight])
+    return _table(placer.matrix("embedding", [model.embedding], rows=model.vocabulary, form=form))
+
+
+def _table(matrix: Matrix) -> CodedTable:
+    pieces, form = matrix.pieces, matrix.form
+    if form.kind in ("float32", "float16"):
+        offset = pieces["values"].offset
+        return CodedTable(
+            rows=matrix.rows, columns=matrix.columns, bits=form.bits, codes_offset=offset
+        )
+    correction = pieces.get("correction")
+    return CodedTable(
+        rows=matrix.rows,
+        columns=matrix.columns,
+        bits=form.bits,
+        block=form.block,
+        codes_offset=pieces["codes"].offset,
+        scales_offset=pieces["scales"].offset,
+        correction_offset=correction.offset if correction else -1,
+    )
+
+
+def _stem(linear: Linear) -> str:
+    return linear.weight.removesuffix(".weight")
+
+
+class _Placer:
+    """Hands out aligned ranges, in the order in which it is asked."""
+
+    def __init__(self, tensors: dict[str, TensorInfo], *, precise: bool) -> None:
+        self.tensors = tensors
+        self.matrices: dict[str, Matrix] = {}
+        self._vectors: dict[str, Vector] = {}
+        self._end = 0
+        self._is_precise = precise
+
+    def vector(self, *names: str, length: int = 0) -> str:
+        """Places the vectors as one, once; gives its name. `length` keeps only the first numbers."""
+        name = "+".join(names)
+        if name not in self._vectors:
+            sources = tuple(self._vector_source(part, length) for part in names)
+            shape = (sum(source.rows for source in sources),)
+            piece = self._piece(name, "float32", shape)
+            self._vectors[name] = Vector(sources=sources, piece=piece)
+        return name
+
+    def _vector_source(self, name: str, length: int) -> Source:
+        tensor = self.tensors[name]
+        if tensor.type_name not in FLOAT_TYPES:
+            raise Unsupported(f"tensor {name!r}: a vector of type {tensor.type_name}")
+        return Source(tensor=tensor, rows=length or tensor.elements)
+
+    def together(self, name: str, linears: list[Linear]) -> None:
+        """As one matrix when the forms agree and all or none have a bias, else each for itself."""
+        forms = {self._form(linear) for linear in linears}
+        if len(forms) == 1 and len({bool(linear.bias) for linear in linears}) == 1:
+            self.matrix(name, linears)
+            return
+        for linear in linears:
+            self.matrix(_stem(linear), [linear])
+
+    def matrix(
+        self, name: str, linears: list[Linear], *, rows: int = 0, form: Form | None = None
+    ) -> Matrix:
+        """`rows` keeps only the first of a single linear's rows; a given form leaves biases out."""
+        sources = tuple(
+            Source(tensor=self.tensors[linear.weight], rows=rows or linear.rows)
+            for linear in linears
+        )
+        biases = [linear.bias for linear in linears if linear.bias and form is None]
+        form = form or self._form(linears[0])
+        shape = (sum(source.rows for source in sources), linears[0].columns)
+        self.matrices[name] = matrix = Matrix(
+            name=name,
+            sources=sources,
+            rows=shape[0],
+            columns=shape[1],
+            form=form,
+            pieces={
+                role: self._piece(f"{name}.{role}", item, piece_shape)
+                for role, (item, piece_shape) in _pieces(form, *shape).items()
+            },
+            bias=self.vector(*biases, length=rows) if biases else "",
+        )
+        return matrix
+
+    def _form(self, linear: Linear) -> Form:
+        return form_of(self.tensors[linear.weight], precise=self._is_precise)
+
+    def _piece(self, name: str, item: ItemType, shape: tuple[int, ...]) -> Piece:
+        piece = Piece(name=name, item=item, shape=shape, offset=0)
+        step = PAGE_BYTES if piece.nbytes >= PAGED_BYTES else ALIGNMENT_BYTES
+        piece = replace(piece, offset=-(-self._end // step) * step)
+        self._end = piece.offset + piece.nbytes
+        if self._end > MAX_WEIGHTS_BYTES:
+            raise Unsupported(f"the weights would be larger than {MAX_WEIGHTS_BYTES} bytes")
+        return piece
+
+    def finish(self, embedding: CodedTable) -> Layout:
+        self._place_zeros()
+        return Layout(
+            matrices=self.matrices,
+            vectors=self._vectors,
+            embedding=embedding,
+            weights_bytes=self._end,
+            is_precise=self._is_precise,
+        )
+
+    def _place_zeros(self) -> None:
+        """The low halves' zero points are all 0: one range, as long as the longest, for all."""
+        split = [matrix for matrix in self.matrices.values() if matrix.form.kind == "split"]
+        shapes = [(m.rows, -(-(m.columns // m.form.block) // 2)) for m in split]
+        if not split:
+            return
+        shared = self._piece("zeros", "uint8", (max(rows * width for rows, width in shapes),))
+        for matrix, shape in zip(split, shapes, strict=True):
+            zeros = replace(shared, name=f"{matrix.name}.zeros", shape=shape)
+            pieces = {**matrix.pieces, "zeros": zeros}
+            self.matrices[matrix.name] = replace(matrix, pieces=pieces)
+
+
+def _pieces(form: Form, rows: int, columns: int) -> dict[str, tuple[ItemType, tuple[int, ...]]]:
+    """Item type and shape of each array of a matrix, by role; `Matrix` says what the roles are."""
+    if form.kind == "float32":
+        return {"values": ("float32", (rows, columns))}
+    if form.kind == "float16":
+        return {"values": ("float16", (rows, columns))}
+    blocks = columns // form.block
+    pieces: dict[str, tuple[ItemType, tuple[int, ...]]] = {"scales": ("float32", (rows, blocks))}
+    if form.kind == "codes":
+        pieces["codes"] = ("uint8", (rows, blocks, form.block * form.bits // 8))
+    else:
+        pieces["high"] = pieces["low"] = ("uint8", (rows, blocks, form.block // 2))
+        pieces["high_scales"] = pieces["scales"]
+    if form.is_corrected:
+        pieces["correction"] = ("float32", (blocks, rows))
+    return pieces

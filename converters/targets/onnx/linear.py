@@ -1,0 +1,80 @@
+"""Products of activations with matrices, in every form that a layout knows.
+
+A symmetric MatMulNBits carries scale · (code - 2^(bits-1)); what a GGML minimum adds to that is one
+number per block, and its product with the input is (sums of the input's blocks) · correction. Never
+a zero point for the minimum: as a float it is not prepacked, rounded it doubles the error.
+"""
+
+from __future__ import annotations
+
+from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
+from converters.targets.onnx.layout import Layout, Matrix
+
+# 4 lets the kernel round activations to 8 bits, as llama.cpp does for quantised weights; 0 does not.
+INTEGER_ACTIVATIONS = 4
+FLOAT_ACTIVATIONS = 0
+
+
+def linear(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
+    """From x [1|B, S, columns] to [1|B, S, rows], bias included."""
+    matrix = layout.matrices[name]
+    bias = graph.weight(layout.vectors[matrix.bias].piece) if matrix.bias else ""
+    if matrix.form.kind == "float32":
+        values = graph.weight(matrix.pieces["values"])
+        y = graph.nodes(
+            "FusedMatMul", [x, values], [f"{name}.product"], domain=MICROSOFT, transB=1
+        )[0]
+        return _sum(graph, y, bias, f"{name}.biased")
+    if matrix.form.kind == "codes":
+        y = _codes(graph, x, matrix, bias, is_precise=layout.is_precise)
+    else:
+        y = _sum(graph, _split(graph, x, matrix), bias, f"{name}.biased")
+    return _corrected(graph, x, y, matrix)
+
+
+def _codes(graph: GraphBuilder, x: str, matrix: Matrix, bias: str, *, is_precise: bool) -> str:
+    level = FLOAT_ACTIVATIONS if is_precise else INTEGER_ACTIVATIONS
+    inputs = [graph.weight(matrix.pieces["codes"]), graph.weight(matrix.pieces["scales"])]
+    return _product(graph, [x, *inputs, "", "", bias], "product", matrix, matrix.form.bits, level)
+
+
+def _split(graph: GraphBuilder, x: str, matrix: Matrix) -> str:
+    """The sum scale · (code - 128) = 16 scale · (high - 8) + scale · low, both of 4 bits."""
+    pieces = {role: graph.weight(piece) for role, piece in matrix.pieces.items()}
+    high = [x, pieces["high"], pieces["high_scales"]]
+    low = [x, pieces["low"], pieces["scales"], pieces["zeros"]]
+    return _sum(
+        graph,
+        _product(graph, high, "high_product", matrix, 4, FLOAT_ACTIVATIONS),
+        _product(graph, low, "low_product", matrix, 4, FLOAT_ACTIVATIONS),
+        f"{matrix.name}.product",
+    )
+
+
+def _product(
+    graph: GraphBuilder, inputs: list[str], label: str, matrix: Matrix, bits: int, level: int
+) -> str:
+    return graph.nodes(
+        "MatMulNBits",
+        inputs,
+        [f"{matrix.name}.{label}"],
+        domain=MICROSOFT,
+        K=matrix.columns,
+        N=matrix.rows,
+        bits=bits,
+        block_size=matrix.form.block,
+        accuracy_level=level,
+    )[0]
+
+
+def _corrected(graph: GraphBuilder, x: str, y: str, matrix: Matrix) -> str:
+    if not matrix.form.is_corrected:
+        return y
+    sums = graph.block_sums(x, matrix.columns // matrix.form.block, matrix.form.block)
+    piece = graph.weight(matrix.pieces["correction"])
+    offset = graph.nodes("MatMul", [sums, piece], [f"{matrix.name}.offset"])[0]
+    return _sum(graph, y, offset, f"{matrix.name}.corrected")
+
+
+def _sum(graph: GraphBuilder, y: str, addend: str, name: str) -> str:
+    return graph.nodes("Add", [y, addend], [name])[0] if addend else y

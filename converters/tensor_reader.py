@@ -1,0 +1,43 @@
+"""Reads tensor data from an open GGUF, a slice at a time, by position.
+
+The header has said where each tensor lies; the file may have changed since, so lengths are checked
+again. Never maps the file: a mapped page that goes away kills the process instead of raising.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.blocks import BLOCK_TYPES
+from converters.errors import MalformedFile
+from converters.gguf import GGML_TYPES, TensorInfo
+
+_TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
+
+
+class TensorReader:
+    """Over a descriptor that the caller owns and keeps open."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def blocks(self, tensor: TensorInfo, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """GGML blocks [n, type_size] of `count` weights from weight `first` on: whole blocks."""
+        kind = _TYPES[tensor.type_name]
+        start = first // kind.block_size * kind.type_size
+        length = count // kind.block_size * kind.type_size
+        data = os.pread(self._descriptor, length, tensor.offset + start)
+        if len(data) != length:
+            raise MalformedFile(f"tensor {tensor.name!r}: the file ends inside it")
+        return np.frombuffer(data, np.uint8).reshape(-1, kind.type_size)
+
+    def floats(self, tensor: TensorInfo, first: int, count: int) -> npt.NDArray[np.float32]:
+        """`count` weights as fp32, flat. Raises MalformedFile where one is not finite."""
+        raw = self.blocks(tensor, first, count)
+        numbers = BLOCK_TYPES[tensor.type_name].dequantize(raw).reshape(-1)
+        if not np.isfinite(numbers).all():
+            raise MalformedFile(f"tensor {tensor.name!r} holds a number that is not finite")
+        return numbers

@@ -1,0 +1,1 @@
+"""From the vocabulary in a GGUF to a `tokenizer.json`: one file per kind of tokenizer."""

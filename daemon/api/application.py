@@ -1,0 +1,77 @@
+"""All routes as one ASGI application: controllers, error forms, and the guard around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Litestar, MediaType, Request, Response
+from litestar.di import Provide
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ASGIApp, ControllerRouterHandler
+
+from daemon.api.framing import ErrorBody, as_daemon_error, error_response, json_response
+from daemon.api.guard import Guard
+from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
+from daemon.api.request import ApiRequest
+from daemon.api.services import Services
+from daemon.api.system import SystemController, daemon_version
+
+CONTROLLERS: tuple[ControllerRouterHandler, ...] = (SystemController, *OLLAMA_CONTROLLERS)
+# Images travel inside JSON; what is larger could not be sent on to a worker anyway.
+MAX_BODY_BYTES = 64 << 20
+
+_AnyRequest = Request[Any, Any, Any]
+
+
+def _text(status: int, text: str) -> Response[str]:
+    return Response(text, status_code=status, media_type=MediaType.TEXT)
+
+
+def _no_page(_: _AnyRequest, __: Exception) -> Response[str]:
+    return _text(404, "404 page not found")
+
+
+def _wrong_method(_: _AnyRequest, __: Exception) -> Response[str]:
+    return _text(405, "405 method not allowed")
+
+
+def _http_error(_: _AnyRequest, error: HTTPException) -> Response[bytes]:
+    return json_response(ErrorBody(error.detail), error.status_code)
+
+
+def _failed(_: _AnyRequest, error: Exception) -> Response[bytes]:
+    return error_response(as_daemon_error(error))
+
+
+def create_api(services: Services) -> ASGIApp:
+    """The application that the HTTP server runs. Starts nothing by itself."""
+
+    async def provide_services() -> Services:
+        return services
+
+    app = Litestar(
+        CONTROLLERS,
+        request_class=ApiRequest,
+        dependencies={"services": Provide(provide_services)},
+        exception_handlers={
+            NotFoundException: _no_page,
+            MethodNotAllowedException: _wrong_method,
+            HTTPException: _http_error,
+            Exception: _failed,
+        },
+        request_max_body_size=MAX_BODY_BYTES,
+        openapi_config=OpenAPIConfig(
+            title="Hearth",
+            version=daemon_version(),
+            path="/openapi",
+            render_plugins=[JsonRenderPlugin()],
+        ),
+        logging_config=None,
+    )
+    return Guard(app, services.config)

@@ -1,0 +1,166 @@
+"""How answers leave: one encoder, one NDJSON form, one streaming response, one error form.
+
+`EventAnswer` owns the generator that it is given: whatever happens (the end, an error, a client
+that leaves, also before the first event) it is closed before the response returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from litestar import Response
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from daemon.errors import DaemonError, Internal
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json; charset=utf-8"
+PROGRESS_JSON = "application/json"
+NDJSON = "application/x-ndjson"
+# A reader that takes nothing for so long is gone, whatever its socket says.
+SEND_SECONDS = 120.0
+_encode = msgspec.json.Encoder().encode
+_Event = TypeVar("_Event", bound=msgspec.Struct)
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    error: str
+    signin_url: str = ""
+
+
+def timestamp() -> str:
+    """Now, UTC, RFC 3339 with six digits: more of them break older readers."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def json_response(
+    body: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    return Response(_encode(body), status_code=status, media_type=JSON, headers=headers)
+
+
+def as_daemon_error(error: BaseException) -> DaemonError:
+    """What the client is told; anything unforeseen is logged with its traceback and stays here."""
+    if isinstance(error, DaemonError):
+        return error
+    log.error("a request failed", exc_info=error)
+    return Internal("internal error, check the daemon's log for details")
+
+
+def error_response(error: DaemonError) -> Response[bytes]:
+    return json_response(ErrorBody(error.message), error.status)
+
+
+def last_event(events: list[_Event]) -> _Event:
+    """The answer of progress routes when nobody wants the stream."""
+    return events[-1]
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventAnswer(Response[bytes], Generic[_Event]):
+    """Sends `events` as they come, or, without `stream`, `merge` of them all as one object."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[_Event, None],
+        *,
+        stream: bool,
+        merge: Callable[[list[_Event]], _Event] = last_event,
+        media_type: str = JSON,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(b"", media_type=NDJSON if stream else media_type)
+        self._events = events
+        self._stream = stream
+        self._merge = merge
+        self._extra = [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()]
+        self._started = False
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> Any:
+        app: ASGIApp = self._run
+        return app
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = asyncio.ensure_future(self._answer(send))
+        watching = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, watching):
+                task.cancel()
+            await asyncio.gather(answering, watching, return_exceptions=True)
+            await self._events.aclose()
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            if self._stream:
+                await self._send_lines(send)
+            else:
+                whole = self._merge([event async for event in self._events])
+                await self._send_whole(send, 200, whole)
+        except _ReaderStuck:
+            log.info("a client stopped reading its answer")
+        except Exception as error:  # noqa: BLE001  the last place where it can become an answer
+            await self._send_error(send, as_daemon_error(error))
+
+    async def _start(self, send: Send, status: int, media_type: str) -> None:
+        self._started = True
+        headers = [(b"content-type", media_type.encode()), *self._extra]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _send_lines(self, send: Send) -> None:
+        async for event in self._events:
+            async with _patience():
+                if not self._started:
+                    await self._start(send, 200, NDJSON)
+                await _send_body(send, _encode(event) + b"\n", more=True)
+        async with _patience():
+            if not self._started:
+                await self._start(send, 200, NDJSON)
+            await _send_body(send, b"", more=False)
+
+    async def _send_whole(self, send: Send, status: int, body: Any) -> None:
+        data = _encode(body)
+        self._extra.append((b"content-length", str(len(data)).encode()))
+        media_type = PROGRESS_JSON if self._stream else str(self.media_type)
+        async with _patience():
+            await self._start(send, status, media_type)
+            await _send_body(send, data, more=False)
+
+    async def _send_error(self, send: Send, error: DaemonError) -> None:
+        body = ErrorBody(error.message)
+        if not self._started:
+            await self._send_whole(send, error.status, body)
+            return
+        async with _patience():
+            await _send_body(send, _encode(body) + b"\n", more=True)
+            await _send_body(send, b"", more=False)
+
+
+class _ReaderStuck(Exception):
+    """The client takes nothing any more."""
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncGenerator[None, None]:
+    """Around sending only: a timeout inside the events is another matter."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            yield
+    except TimeoutError:
+        raise _ReaderStuck from None
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -1,0 +1,19 @@
+"""The Ollama dialect: `/api/*`."""
+
+from __future__ import annotations
+
+from litestar.types import ControllerRouterHandler
+
+from daemon.api.ollama.blobs import BlobController
+from daemon.api.ollama.creation import CreationController
+from daemon.api.ollama.generation import GenerationController
+from daemon.api.ollama.later import LaterController
+from daemon.api.ollama.shelf import ShelfController
+
+CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
+    GenerationController,
+    ShelfController,
+    CreationController,
+    BlobController,
+    LaterController,
+)

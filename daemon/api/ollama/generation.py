@@ -1,0 +1,156 @@
+"""`/api/generate` and `/api/chat`: load, unload, render or answer, streamed or in one piece.
+
+Everything that can be refused without the weights is refused before the model is asked for. From
+then on one generator does the work, and closing it (a client that left) takes all of it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from litestar import Controller, Response, post
+from litestar.params import JSONBody
+
+from backends.types import Chat, Delta, Render
+from daemon.api.framing import EventAnswer, json_response
+from daemon.api.ollama.answers import ChatWriter, GenerateWriter, Timing, Writer, written
+from daemon.api.ollama.lookup import KnownModel, know, resolve
+from daemon.api.ollama.reading import (
+    Wishes,
+    chat_to_chat,
+    check_chat,
+    check_generate,
+    generate_to_chat,
+    read_options,
+    read_wishes,
+)
+from daemon.api.ollama.wire import Answer, ChatRequest, GenerateRequest, ModelRequest
+from daemon.api.options import ResolvedOptions
+from daemon.api.request import ApiRequest, client_of, require_this_machine
+from daemon.api.services import Rooms, Services
+from daemon.errors import Invalid, NotFound
+from daemon.models.resolved import ResolvedModel
+from daemon.residency.lease import Lease
+
+_A = TypeVar("_A", bound=Answer)
+
+
+@dataclass(frozen=True)
+class Exchange(Generic[_A]):
+    """One request that passed its checks: for which model, and who writes the answer."""
+
+    services: Services
+    client: str
+    model: KnownModel
+    wishes: Wishes
+    options: ResolvedOptions
+    writer: Writer[_A]
+    timing: Timing
+
+    async def _acquire(self, *, wants_row: bool) -> Lease:
+        lease = await self.services.residency.acquire(
+            self.model.stored,
+            context_length=self.options.wanted_context_length,
+            keep_alive_seconds=self.wishes.keep_alive,
+            client=self.client,
+            wants_row=wants_row,
+        )
+        self.timing.ready()
+        return lease
+
+    async def loaded(self) -> AsyncGenerator[_A, None]:
+        async with await self._acquire(wants_row=False):
+            pass
+        yield self.writer.bare("load")
+
+    async def rendered(self, chat: Chat) -> AsyncGenerator[_A, None]:
+        async with await self._acquire(wants_row=False) as lease:
+            prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
+        yield self.writer.rendered(prompt)
+
+    async def answered(self, chat: Chat) -> AsyncGenerator[_A, None]:
+        async with aclosing(written(self._deltas(chat), self.writer)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
+        async with await self._acquire(wants_row=True) as lease, lease.chat(chat) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    yield event
+
+    def response(self, data: ModelRequest, chat: Chat | None) -> EventAnswer[_A]:
+        """`chat` None: the model is only to be loaded."""
+        headers = warning_headers(self.options)
+        if chat is None:
+            return EventAnswer(self.loaded(), stream=False, headers=headers)
+        if data.debug_render_only:
+            return EventAnswer(self.rendered(chat), stream=False, headers=headers)
+        return EventAnswer(
+            self.answered(chat),
+            stream=data.stream is not False,
+            merge=self.writer.merged,
+            headers=headers,
+        )
+
+
+def warning_headers(options: ResolvedOptions) -> dict[str, str]:
+    """Names what was accepted and has no meaning here, cut to what a header may hold."""
+    if not options.ignored:
+        return {}
+    names = ", ".join(name for name in options.ignored if name.isascii() and name.isprintable())
+    return {"Hearth-Warnings": f"ignored options: {names[:1000]}"}
+
+
+def _unload(
+    request: ApiRequest, services: Services, stored: ResolvedModel, writer: Writer[_A]
+) -> Response[bytes]:
+    """Answered at once; the model goes when its running requests have ended."""
+    require_this_machine(request)
+    services.residency.unload(stored.name.short)
+    return json_response(writer.bare("unload"))
+
+
+class GenerationController(Controller):
+    tags = ["ollama"]
+
+    @post("/api/generate", status_code=200)
+    async def generate(
+        self, data: JSONBody[GenerateRequest], request: ApiRequest, services: Rooms
+    ) -> Response[bytes]:
+        timing = Timing()
+        wishes = read_wishes(data)
+        if not data.model.strip():
+            raise NotFound("model '' not found")
+        stored = resolve(services, data.model)
+        writer = GenerateWriter(data.model, timing)
+        if not data.prompt and wishes.is_unload:
+            return _unload(request, services, stored, writer)
+        model = await know(services, data.model, stored)
+        check_generate(data, wishes, model)
+        options = read_options(data, model, services.config)
+        chat = generate_to_chat(data, wishes, options, model) if data.prompt else None
+        exchange = Exchange(services, client_of(request), model, wishes, options, writer, timing)
+        return exchange.response(data, chat)
+
+    @post("/api/chat", status_code=200)
+    async def chat(
+        self, data: JSONBody[ChatRequest], request: ApiRequest, services: Rooms
+    ) -> Response[bytes]:
+        timing = Timing()
+        wishes = read_wishes(data)
+        if not data.model.strip():
+            raise Invalid("model is required")
+        stored = resolve(services, data.model)
+        writer = ChatWriter(data.model, timing)
+        if not data.messages and wishes.is_unload:
+            return _unload(request, services, stored, writer)
+        model = await know(services, data.model, stored)
+        check_chat(data, wishes, model)
+        options = read_options(data, model, services.config)
+        chat = chat_to_chat(data, wishes, options, model) if data.messages else None
+        exchange = Exchange(services, client_of(request), model, wishes, options, writer, timing)
+        return exchange.response(data, chat)

@@ -1,0 +1,71 @@
+"""From the name a client sent to a model of the shelf and what it can do: contract.md §1.4, 1.5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from daemon.api.services import Services
+from daemon.errors import Forbidden, Invalid, NotFound
+from daemon.models.describe import capabilities_of
+from daemon.models.name import is_cloud_reference, parse_name
+from daemon.models.resolved import ResolvedModel
+from daemon.models.template_choice import choose_template
+
+CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
+CLOUD_DETAILS_DISABLED = "ollama cloud is disabled: remote model details are unavailable"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """`asked` is the name as sent, which answers and errors echo.
+
+    `go_template` is empty where the weights' own chat template is used.
+    """
+
+    asked: str
+    stored: ResolvedModel
+    capabilities: tuple[str, ...]
+    trained_context_length: int
+    go_template: str
+
+    def can(self, capability: str) -> bool:
+        return capability in self.capabilities
+
+
+def resolve(services: Services, asked: str) -> ResolvedModel:
+    """Raises NotFound, Invalid for no name, Forbidden for somebody else's computers."""
+    if is_cloud_reference(asked):
+        raise Forbidden(CLOUD_DISABLED)
+    name = parse_name(asked)
+    try:
+        stored = services.store.resolve(name)
+    except NotFound:
+        raise NotFound(f"model '{asked}' not found") from None
+    if stored.config.remote_host:
+        raise Forbidden(CLOUD_DISABLED)
+    return stored
+
+
+async def know(services: Services, asked: str, stored: ResolvedModel) -> KnownModel:
+    """Looks into the weights (once per blob, remembered). Raises LoadFailed, Invalid."""
+    stored.require_weights()
+    inspection = await services.conversions.inspect(stored.model_digest)
+    return KnownModel(
+        asked=asked,
+        stored=stored,
+        capabilities=capabilities_of(stored, inspection),
+        trained_context_length=inspection.context_length,
+        go_template=choose_template(stored, inspection).go_template,
+    )
+
+
+def require_completion(model: KnownModel, verb: Literal["generate", "chat"]) -> None:
+    if not model.can("completion"):
+        raise Invalid(f'"{model.asked}" does not support {verb}')
+
+
+def require_capability(model: KnownModel, capability: str) -> None:
+    """The text that clients of tools and inserts look for, with the full name."""
+    if not model.can(capability):
+        raise Invalid(f"{model.stored.name.full} does not support {capability}")

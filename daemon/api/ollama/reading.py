@@ -1,0 +1,183 @@
+"""Requests to `/api/generate` and `/api/chat` become a `Chat`, or are refused with the field's texts.
+
+The order of checks is the contract's (§1.6, 1.7), because clients see the first that fails. What
+this version cannot do yet is refused by the field's name, after everything that is wrong anyway.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from backends.types import Chat, Message, ToolCall
+from daemon.api.ollama.keep_alive import KeepAlive, parse_keep_alive
+from daemon.api.ollama.lookup import KnownModel, require_capability, require_completion
+from daemon.api.ollama.wire import ChatRequest, GenerateRequest, ModelRequest, WireMessage
+from daemon.api.options import ResolvedOptions, resolve_options
+from daemon.config import Config
+from daemon.errors import Invalid, NotYet
+
+_THINK_LEVELS = ("high", "medium", "low", "max")
+_LEVELS_TEXT = '"high", "medium", "low", "max", true, or false'
+_MOST_TOP_LOGPROBS = 20
+_KNOWN_ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What both kinds of request say beside their texts, already understood."""
+
+    keep_alive: KeepAlive
+    think: bool | str | None
+    format: Any
+
+    @property
+    def is_unload(self) -> bool:
+        """Without any text to answer, keep_alive 0 means that the model shall go."""
+        return self.keep_alive == 0
+
+
+def read_think(value: Any) -> bool | str | None:
+    """Raises Invalid with the text that the command lines of the field look for."""
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise Invalid(f"think must be a boolean or string ({_LEVELS_TEXT})")
+    if value not in _THINK_LEVELS:
+        raise Invalid(f'invalid think value: "{value}" (must be {_LEVELS_TEXT})')
+    return value
+
+
+def read_wishes(data: ModelRequest) -> Wishes:
+    """What can be refused without knowing the model. Raises Invalid."""
+    wishes = Wishes(
+        keep_alive=parse_keep_alive(data.keep_alive),
+        think=read_think(data.think),
+        format=None if data.format == "" else data.format,
+    )
+    if not 0 <= data.top_logprobs <= _MOST_TOP_LOGPROBS:
+        raise Invalid(f"top_logprobs must be between 0 and {_MOST_TOP_LOGPROBS}")
+    return wishes
+
+
+def refuse_later_fields(fields: dict[str, Any]) -> None:
+    """Raises NotYet naming each field of `fields` that says something."""
+    named = [f'"{name}"' for name, value in fields.items() if value]
+    if named:
+        raise NotYet(f"not supported by this version yet: {', '.join(named)}")
+
+
+def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> None:
+    """Raises Invalid, then NotYet."""
+    if data.raw and (data.template or data.system or data.context):
+        raise Invalid("raw mode does not support template, system, or context")
+    _check_think(wishes, model)
+    require_completion(model, "generate")
+    if data.suffix:
+        require_capability(model, "insert")
+    later = {"format": wishes.format, "think": wishes.think, "images": data.images}
+    refuse_later_fields(later | {"suffix": data.suffix, "template": data.template})
+
+
+def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
+    """Raises Invalid, then NotYet."""
+    _check_think(wishes, model)
+    require_completion(model, "chat")
+    if data.tools:
+        require_capability(model, "tools")
+    images = [image for message in data.messages for image in message.images]
+    later = {"format": wishes.format, "think": wishes.think}
+    refuse_later_fields(later | {"tools": data.tools, "images": images})
+
+
+def _check_think(wishes: Wishes, model: KnownModel) -> None:
+    if wishes.think and not model.can("thinking"):
+        raise Invalid(f'"{model.asked}" does not support thinking')
+
+
+def read_options(data: ModelRequest, model: KnownModel, config: Config) -> ResolvedOptions:
+    """Raises BadOption."""
+    return resolve_options(
+        data.options,
+        model.stored.parameters,
+        default_context_length=config.context_length,
+        trained_context_length=model.trained_context_length,
+    )
+
+
+def _chat(data: ModelRequest, wishes: Wishes, options: ResolvedOptions, **fields: Any) -> Chat:
+    return Chat(
+        request_id=uuid.uuid4().hex,
+        think=wishes.think,
+        stop=options.stop,
+        sampling=options.sampling,
+        limits=options.limits,
+        logprobs=data.logprobs,
+        top_logprobs=data.top_logprobs,
+        truncate=data.truncate is not False,
+        shift=data.shift,
+        **fields,
+    )
+
+
+def generate_to_chat(
+    data: GenerateRequest, wishes: Wishes, options: ResolvedOptions, model: KnownModel
+) -> Chat:
+    """One user message behind the model's system text and examples; raw is the prompt alone."""
+    if data.raw:
+        return _chat(data, wishes, options, prompt=data.prompt)
+    stored = model.stored
+    messages = _system_messages(data.system or stored.system)
+    if not data.context:
+        messages += _stored_messages(model)
+    return _chat(
+        data,
+        wishes,
+        options,
+        messages=(*messages, Message(role="user", content=data.prompt)),
+        template=model.go_template,
+        context_ids=data.context,
+        want_context=True,
+    )
+
+
+def chat_to_chat(
+    data: ChatRequest, wishes: Wishes, options: ResolvedOptions, model: KnownModel
+) -> Chat:
+    """The model's examples, then the request; its system text leads unless the request brings one."""
+    sent = tuple(_message(message) for message in data.messages)
+    system = model.stored.system if sent[0].role != "system" else ""
+    messages = (*_system_messages(system), *_stored_messages(model), *sent)
+    return _chat(data, wishes, options, messages=messages, template=model.go_template)
+
+
+def _system_messages(text: str) -> tuple[Message, ...]:
+    return (Message(role="system", content=text),) if text else ()
+
+
+def _stored_messages(model: KnownModel) -> tuple[Message, ...]:
+    return tuple(Message(role=one.role, content=one.content) for one in model.stored.messages)
+
+
+def _message(message: WireMessage) -> Message:
+    role = message.role.lower()
+    calls = tuple(
+        ToolCall(
+            id=call.id,
+            name=call.function.name,
+            arguments=msgspec.json.encode(call.function.arguments),
+            index=call.function.index,
+        )
+        for call in message.tool_calls
+    )
+    return Message(
+        role=role if role in _KNOWN_ROLES else message.role,
+        content=message.content,
+        thinking=message.thinking,
+        tool_calls=calls,
+        tool_name=message.tool_name,
+        tool_call_id=message.tool_call_id,
+    )

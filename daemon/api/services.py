@@ -1,0 +1,34 @@
+"""What the controllers are given: the daemon's rooms, made by `daemon.app`, and nothing global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from litestar.di import NamedDependency
+
+from daemon.config import Config
+from daemon.models.create import Creator
+from daemon.models.jobs import Conversions
+from daemon.models.store import Store
+from daemon.residency.residency import Residency
+
+
+class Readiness:
+    """Turned on by `daemon.app` when models can be asked, off again when it stops."""
+
+    def __init__(self) -> None:
+        self.is_ready = False
+
+
+@dataclass(frozen=True)
+class Services:
+    config: Config
+    store: Store
+    conversions: Conversions
+    creator: Creator
+    residency: Residency
+    readiness: Readiness = field(default_factory=Readiness)
+
+
+# How a handler asks for them, by the parameter name `services`.
+Rooms = NamedDependency[Services]

@@ -1,0 +1,85 @@
+"""Routes about the daemon itself: is it there, which version, is it ready. No model is touched."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+from litestar import Controller, HttpMethod, MediaType, Response, get, post, route
+
+from daemon.api.framing import json_response
+from daemon.api.services import Rooms
+
+# The HTTP server leaves the body out of an answer to HEAD.
+READ = (HttpMethod.GET, HttpMethod.HEAD)
+
+
+def daemon_version() -> str:
+    """Dotted numbers: clients split it into integers."""
+    try:
+        return version("hearth")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+class VersionAnswer(msgspec.Struct, frozen=True):
+    version: str
+
+
+class CloudState(msgspec.Struct, frozen=True):
+    disabled: bool = True
+    source: str = "config"
+
+
+class StatusAnswer(msgspec.Struct, frozen=True):
+    cloud: CloudState = CloudState()
+
+
+class RecommendationsAnswer(msgspec.Struct, frozen=True):
+    recommendations: tuple[str, ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+
+
+class UnauthorizedAnswer(msgspec.Struct, frozen=True):
+    """Clients turn it into a sign-in hint; there is no account to sign in to."""
+
+    error: str = "unauthorized"
+    signin_url: str = ""
+
+
+class SystemController(Controller):
+    tags = ["system"]
+
+    @route("/", http_method=READ, media_type=MediaType.TEXT)
+    async def root(self) -> str:
+        return "Ollama is running"
+
+    @route("/api/version", http_method=READ)
+    async def version(self) -> VersionAnswer:
+        return VersionAnswer(daemon_version())
+
+    @get("/api/status")
+    async def status(self) -> StatusAnswer:
+        return StatusAnswer()
+
+    @get("/api/experimental/model-recommendations")
+    async def recommendations(self) -> RecommendationsAnswer:
+        return RecommendationsAnswer()
+
+    @post("/api/me")
+    async def account(self) -> Response[bytes]:
+        return json_response(UnauthorizedAnswer(), 401)
+
+    @get("/healthz")
+    async def is_alive(self) -> Health:
+        """The loop turns: that is all that this says."""
+        return Health("ok")
+
+    @get("/readyz")
+    async def is_ready(self, services: Rooms) -> Response[bytes]:
+        """200 when models can be asked, 503 while starting or stopping."""
+        ready = services.readiness.is_ready
+        return json_response(Health("ready" if ready else "not ready"), 200 if ready else 503)

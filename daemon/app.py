@@ -1,0 +1,155 @@
+"""The composition root: makes every room, starts them in order, stops them in the reverse.
+
+The only file that names the concrete parts. The order is what clients can rely on: a taken port is
+an error before anything is touched, nothing is announced before it answers, and the goodbye goes
+out before the door closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+import uvloop
+
+from daemon.api.application import create_api
+from daemon.api.services import Services
+from daemon.choice import BackendChoice
+from daemon.config import EXIT_CONFIG, Config, ConfigError, check_listening, load_config
+from daemon.errors import DaemonError
+from daemon.listening import HttpServer, ListenError, bind_socket, shown_address
+from daemon.logs import set_up_logging
+from daemon.models.bundled import add_bundled_model
+from daemon.models.create import Creator
+from daemon.models.jobs import Conversions
+from daemon.models.store import open_store
+from daemon.notify import notify
+from daemon.residency.placement import ArtifactPlacer
+from daemon.residency.residency import Residency
+from daemon.residency.settings import ResidencySettings
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+ANSWER_GRACE_SECONDS = 3.0
+
+
+def serve_command(flags: Mapping[str, object]) -> int:
+    """`hearth serve`: the exit code. `flags` as `load_config` takes them."""
+    try:
+        config = load_config(os.environ, flags)
+        set_up_logging(debug=config.debug)
+        return serve(config)
+    except ConfigError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  the log may not be set up yet
+        return EXIT_CONFIG
+
+
+def serve(config: Config) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. Raises ConfigError before anything is touched."""
+    check_listening(config)
+    try:
+        with (
+            bind_socket(config) as listener,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            return runner.run(_run(config, listener))
+    except (ListenError, DaemonError) as error:
+        log.error("%s", error)
+        return EXIT_FAILED
+
+
+async def _run(config: Config, listener: socket.socket) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        stopping = asyncio.create_task(stop.wait())
+        serving = asyncio.create_task(_serve(config, listener, stack))
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            stopping.cancel()
+            serving.result()  # raises what the start failed with
+            return EXIT_FAILED
+        notify("STOPPING=1")
+        log.info("stopping")
+        serving.cancel()
+        await asyncio.wait({serving})
+    return 0
+
+
+async def _serve(config: Config, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+    """Starts everything in order; what is to be stopped lies on `stack`. Returns only on failure."""
+    services = await open_rooms(config, stack)
+    server = await open_door(services, listener, stack)
+    await server.wait_failed()
+    log.error("the HTTP server ended by itself")
+
+
+async def open_rooms(config: Config, stack: contextlib.AsyncExitStack) -> Services:
+    """Shelf, conversions, residency; `stack` closes them in the reverse order."""
+    store = await open_store(
+        config.models, is_foreign=config.models_foreign, no_prune=config.no_prune
+    )
+
+    def is_busy() -> bool:
+        return any(model.users for model in residency.loaded())
+
+    conversions = Conversions(
+        home=config.home,
+        artifacts=config.artifacts,
+        blob_path=store.blobs.path,
+        is_busy=is_busy,
+    )
+    await conversions.start()
+    stack.push_async_callback(conversions.close)
+    choice = BackendChoice(conversions, config.backend)
+    stack.push_async_callback(choice.close)
+    residency = Residency(
+        ResidencySettings.of(config), ArtifactPlacer(conversions, choice.for_model)
+    )
+    stack.push_async_callback(residency.close)
+    creator = Creator(store, conversions, choice.target_for)
+    return Services(config, store, conversions, creator, residency)
+
+
+async def open_door(
+    services: Services, listener: socket.socket, stack: contextlib.AsyncExitStack
+) -> HttpServer:
+    """HTTP, then the announcement, then the word to the service manager."""
+    if services.store.is_writable and services.store.is_empty():
+        await add_bundled_model(services.store, services.conversions, services.creator)
+    server = HttpServer(create_api(services), debug=services.config.debug)
+    await server.start(listener)
+    stack.push_async_callback(_close_door, server, services)
+    services.readiness.is_ready = True
+    host, port = listener.getsockname()[:2]
+    if not services.config.is_loopback:
+        await _announce(services.config, port, stack)
+    log.info("listening on %s", shown_address(host, port))
+    notify("READY=1")
+    return server
+
+
+async def _close_door(server: HttpServer, services: Services) -> None:
+    """Running answers get a moment to end; then their workers end, which ends them with an error."""
+    services.readiness.is_ready = False
+    closing = asyncio.create_task(server.stop())
+    await asyncio.wait({closing}, timeout=ANSWER_GRACE_SECONDS)
+    await services.residency.close()
+    await closing
+
+
+async def _announce(config: Config, port: int, stack: contextlib.AsyncExitStack) -> None:
+    # Only daemons that are open to the network need multicast at all.
+    from daemon.lan.announce import Announcer
+
+    announcer = Announcer(config, port)
+    stack.push_async_callback(announcer.stop)
+    await announcer.start()

@@ -1,0 +1,49 @@
+"""Which backend runs a model here: the machine is probed once, in the background, at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from backends.select import Choice, Machine, NoBackend, probe_machine, select_backend
+from converters.inspection import Inspection
+from daemon.errors import LoadFailed
+from daemon.models.jobs import Conversions
+from daemon.models.resolved import ResolvedModel
+
+log = logging.getLogger(__name__)
+
+
+class BackendChoice:
+    """`wanted` is the configuration's word, as `select_backend` takes it."""
+
+    def __init__(self, conversions: Conversions, wanted: str) -> None:
+        self._conversions = conversions
+        self._wanted = wanted
+        self._machine = asyncio.create_task(probe_machine())
+
+    async def for_model(self, model: ResolvedModel) -> Choice:
+        """Raises LoadFailed with every reason when nothing here can run the model."""
+        inspection = await self._conversions.inspect(model.require_weights().digest)
+        choice = await self._choose(inspection)
+        log.info("%s: %s", model.name.short, choice.reason)
+        return choice
+
+    async def target_for(self, inspection: Inspection) -> str:
+        """What to convert these weights to. Raises LoadFailed."""
+        return (await self._choose(inspection)).target
+
+    async def _choose(self, inspection: Inspection) -> Choice:
+        machine = await asyncio.shield(self._machine)
+        try:
+            return select_backend(machine, inspection.refusals, self._wanted)
+        except NoBackend as error:
+            raise LoadFailed(str(error)) from error
+
+    async def machine(self) -> Machine:
+        return await asyncio.shield(self._machine)
+
+    async def close(self) -> None:
+        """The probing children end with their task."""
+        self._machine.cancel()
+        await asyncio.gather(self._machine, return_exceptions=True)

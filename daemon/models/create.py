@@ -1,0 +1,265 @@
+"""Making models: from an uploaded GGUF or over an existing model (contract.md §7.1-7.2).
+
+The order is the promise: everything is checked, weights are converted, small layers are written,
+and only then does the manifest appear, whole. Interrupted at any point, no name is changed. Over an
+existing model nothing is ever converted: a persona shares its source's artifact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import msgspec
+
+from converters.inspection import Inspection
+from daemon.errors import DaemonError, Internal, Invalid, LoadFailed, NotFound, NotYet
+from daemon.models import manifest as media
+from daemon.models.create_request import (
+    CreateRequest,
+    CreateStatus,
+    Info,
+    check_before_stream,
+    check_supported,
+    checked_info,
+    checked_messages,
+    checked_parameters,
+)
+from daemon.models.jobs import ConversionProgress, Conversions
+from daemon.models.manifest import (
+    ImageConfig,
+    Layer,
+    Manifest,
+    encode_config,
+    encode_messages,
+    encode_parameters,
+    human_parameter_count,
+    layer_of,
+    parse_digest,
+)
+from daemon.models.name import ModelName, parse_name
+from daemon.models.resolved import MAX_TEXT_BYTES, ResolvedModel
+from daemon.models.store import Store
+
+_GGUF_MAGIC = b"GGUF"
+ChooseTarget = Callable[[Inspection], Awaitable[str]]
+
+
+class _Draft(msgspec.Struct):
+    """A model being put together. `texts` holds the content of new small layers, by media type."""
+
+    config: ImageConfig
+    layers: list[Layer]
+    texts: list[tuple[str, bytes]] = []
+    inspection: Inspection | None = None
+
+    def replace(self, media_type: str, data: bytes) -> None:
+        self.layers = [layer for layer in self.layers if layer.media_type != media_type]
+        self.add(media_type, data)
+
+    def add(self, media_type: str, data: bytes) -> None:
+        """Raises Invalid for what would be too large to be read back."""
+        if len(data) > MAX_TEXT_BYTES:
+            raise Invalid(f"a text of {len(data)} bytes is over the limit of {MAX_TEXT_BYTES}")
+        self.texts.append((media_type, data))
+        layer = layer_of(data, media_type)
+        if (layer.media_type, layer.digest) not in self._held():
+            self.layers.append(layer)
+
+    def _held(self) -> set[tuple[str, str]]:
+        return {(layer.media_type, layer.digest) for layer in self.layers}
+
+
+class Creator:
+    """`choose_target` names the artifact for these weights here; it raises when there is none."""
+
+    def __init__(self, store: Store, conversions: Conversions, choose_target: ChooseTarget) -> None:
+        self._store = store
+        self._conversions = conversions
+        self._choose_target = choose_target
+
+    def create(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
+        """Checks what is checked before any stream (raises), then gives the stream of statuses."""
+        name = check_before_stream(request)
+        return self._create(name, request)
+
+    async def _create(
+        self, name: ModelName, request: CreateRequest
+    ) -> AsyncGenerator[CreateStatus]:
+        check_supported(request)
+        self._store.require_writable()
+        if request.source and request.files:
+            raise Invalid("only one of 'from' and 'files' can be given")
+        info = checked_info(request.info or {})
+        parameters = checked_parameters(request.parameters or {})
+        messages = checked_messages(request.messages or [])
+        if request.source:
+            draft, inherited = await self._from_model(request.source)
+        else:
+            draft, inherited = await self._from_file(request), {}
+            yield CreateStatus(status="parsing GGUF")
+            draft.inspection = await self._inspect_upload(draft)
+        with self._store.pinned(_hex_digests(request.files)):
+            if request.files:
+                async with contextlib.aclosing(self._convert(draft)) as steps:
+                    async for step in steps:
+                        yield step
+            _add_texts(draft, request, inherited | parameters, bool(parameters), messages)
+            draft.config = _config(draft, request, info)
+            with self._store.pinned(layer.digest[-64:] for layer in draft.layers):
+                async for step in self._write(name, draft):
+                    yield step
+
+    async def _from_model(self, asked: str) -> tuple[_Draft, dict[str, object]]:
+        """All layers of the source, and its parameters."""
+        source = _resolve_source(self._store, asked)
+        layers = [
+            msgspec.structs.replace(layer, source=source.name.short)
+            for layer in source.manifest.layers
+        ]
+        kept = ("renderer", "parser", "requires", "model_format", "capabilities")
+        config = ImageConfig(**{field: getattr(source.config, field) for field in kept})
+        draft = _Draft(config=config, layers=layers)
+        with contextlib.suppress(DaemonError):
+            draft.inspection = await self._conversions.inspect(source.require_weights().digest)
+        if draft.inspection is None:
+            draft.config = source.config  # nothing to look at: its own word is the best there is
+        return draft, source.parameters
+
+    async def _from_file(self, request: CreateRequest) -> _Draft:
+        """The one weights layer. Raises Invalid, NotYet."""
+        file_name, digest = _only_file(request.files)
+        path = self._store.blobs.path(digest)
+        if file_name.endswith(".safetensors"):
+            raise NotYet("create from safetensors is not supported by this version yet")
+        try:
+            size, magic = await asyncio.to_thread(_size_and_magic, path)
+        except OSError:
+            raise Internal(f"open {path.name}: no such file or directory") from None
+        if magic != _GGUF_MAGIC:
+            is_named = file_name.endswith(".gguf")
+            raise Invalid("supplied file was not in GGUF format" if is_named else "unknown type")
+        layer = Layer(
+            media_type=media.MODEL, digest=f"sha256:{digest}", size=size, source=file_name
+        )
+        return _Draft(config=ImageConfig(model_format="gguf"), layers=[layer])
+
+    async def _inspect_upload(self, draft: _Draft) -> Inspection:
+        digest = parse_digest(draft.layers[0].digest)
+        await asyncio.to_thread(self._store.blobs.touch, digest)
+        inspection = await self._conversions.inspect(digest)
+        if inspection.kind != "model":
+            raise NotYet(f"create from a {inspection.kind} is not supported by this version yet")
+        return inspection
+
+    async def target_for(self, inspection: Inspection) -> str:
+        """What these weights are converted to here. Raises NotYet with the reasons against it."""
+        try:
+            return await self._choose_target(inspection)
+        except LoadFailed as error:
+            if inspection.refusals:
+                raise NotYet(error.message) from error
+            raise
+
+    async def _convert(self, draft: _Draft) -> AsyncGenerator[CreateStatus]:
+        assert draft.inspection is not None
+        target = await self.target_for(draft.inspection)
+        digest = parse_digest(draft.layers[0].digest)
+        async with contextlib.aclosing(self._conversions.ensure_artifact(digest, target)) as steps:
+            async for step in steps:
+                yield _conversion_status(target, step)
+
+    async def _write(self, name: ModelName, draft: _Draft) -> AsyncGenerator[CreateStatus]:
+        config = encode_config(draft.config)
+        fresh: set[str] = set()
+        for media_type, data in [*draft.texts, (media.CONFIG_TYPE, config)]:
+            if await self._store.put_bytes(data):
+                fresh.add(layer_of(data, media_type).digest)
+        for layer in draft.layers:
+            verb = "creating new layer" if layer.digest in fresh else "using existing layer"
+            yield CreateStatus(status=f"{verb} {layer.digest}")
+        yield CreateStatus(status="writing manifest")
+        manifest = Manifest(config=layer_of(config, media.CONFIG_TYPE), layers=tuple(draft.layers))
+        small = [config, *(data for _, data in draft.texts)]
+        await self._store.write_manifest(name, manifest, small)
+        yield CreateStatus(status="success")
+
+
+def _hex_digests(files: dict[str, str] | None) -> list[str]:
+    return [parse_digest(digest) for digest in (files or {}).values()]
+
+
+def _resolve_source(store: Store, asked: str) -> ResolvedModel:
+    try:
+        return store.resolve(parse_name(asked))
+    except NotFound:
+        raise NotFound(f"model '{asked}' not found") from None
+
+
+def _only_file(files: dict[str, str] | None) -> tuple[str, str]:
+    """(base name, hex digest). Raises Invalid, NotYet."""
+    if files is None:
+        raise Invalid("neither 'from' or 'files' was specified")
+    if not files:
+        raise Invalid("no files provided to convert")
+    if len(files) > 1:
+        kind = "safetensors" if any(n.endswith(".safetensors") for n in files) else "several files"
+        raise NotYet(f"create from {kind} is not supported by this version yet")
+    ((path, digest),) = files.items()
+    return path.rsplit("/", 1)[-1], parse_digest(digest)
+
+
+def _add_texts(
+    draft: _Draft,
+    request: CreateRequest,
+    parameters: dict[str, object],
+    has_parameters: bool,
+    messages: tuple[media.StoredMessage, ...],
+) -> None:
+    """System and messages replace, licences add up, parameters were merged key by key."""
+    if request.system:
+        draft.replace(media.SYSTEM, request.system.encode())
+    for text in request.licenses:
+        draft.add(media.LICENSE, text.encode())
+    if has_parameters:
+        draft.replace(media.PARAMETERS, encode_parameters(parameters))
+    if messages:
+        draft.replace(media.MESSAGES, encode_messages(messages))
+
+
+def _config(draft: _Draft, request: CreateRequest, info: Info) -> ImageConfig:
+    """What the weights say, under what the request says, under what `info` says."""
+    config, seen = draft.config, draft.inspection
+    family = info.model_family or (seen.architecture if seen else config.model_family)
+    size = human_parameter_count(seen.parameter_count) if seen else config.model_type
+    return msgspec.structs.replace(
+        config,
+        model_family=family,
+        model_families=(family,) if family else None,
+        model_type=info.parameter_size or size,
+        file_type=info.quantization_level or (seen.file_type if seen else config.file_type),
+        renderer=request.renderer or config.renderer,
+        parser=request.parser or config.parser,
+        requires=request.requires or config.requires,
+        capabilities=tuple(dict.fromkeys((*config.capabilities, *info.capabilities))),
+        context_length=info.context_length or config.context_length,
+        embedding_length=info.embedding_length or config.embedding_length,
+        base_name=info.base_name or config.base_name,
+    )
+
+
+def _conversion_status(target: str, step: ConversionProgress) -> CreateStatus:
+    words = {
+        "queued": "waiting for another conversion",
+        "verify": f"verifying the {target} artifact",
+        "sync": f"writing the {target} artifact to disk",
+    }
+    status = words.get(step.phase, f"converting to {target}")
+    return CreateStatus(status=status, total=step.total, completed=step.done)
+
+
+def _size_and_magic(path: pathlib.Path) -> tuple[int, bytes]:
+    with path.open("rb") as file:
+        return path.stat().st_size, file.read(4)

@@ -1,0 +1,313 @@
+"""Conversions and inspections: who waits for what, one converter at a time, results on disk.
+
+Callers of the same artifact share one job and see its progress; when the last of them leaves, the
+converter is killed and its staging folder removed. An inspection is made once per blob and kept in
+`<home>/inspections/`. Nothing here reads a GGUF: child processes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from converters.artifact import Artifact, ArtifactError, read_artifact, variant_folder
+from converters.inspection import Inspection, arrays_path, inspection_path, read_inspection
+from daemon.errors import Busy, DaemonError, Invalid, LoadFailed, NotFound, NotYet
+from daemon.models.converter_process import (
+    ConverterLine,
+    discard_folder,
+    run_converter,
+    sweep_staging,
+)
+
+CONVERTER_COMMAND = (sys.executable, "-m", "converters")
+_REMEMBERED_INSPECTIONS = 64
+
+
+class ConversionProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """`phase` is "queued" or the converter's own: plan, write, verify, sync; counts are bytes."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversion that runs or waits for its turn. `source` is the source id."""
+
+    source: str
+    variant: str
+    waiters: int
+    progress: ConversionProgress
+
+
+class _Job:
+    """One conversion. `changed` is set, and replaced, whenever there is news."""
+
+    def __init__(self, source: str, folder: pathlib.Path) -> None:
+        self.source = source
+        self.folder = folder
+        self.progress = ConversionProgress(phase="queued")
+        self.waiters = 0
+        self.changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, run: asyncio.Task[None]) -> None:
+        self.task = run
+        run.add_done_callback(lambda _: self.changed.set())
+
+    def report(self, line: ConverterLine) -> None:
+        self.progress = ConversionProgress(phase=line.phase, done=int(line.done), total=line.total)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    def result(self) -> None:
+        """Raises what the conversion failed with: an error of its own for each waiter."""
+        assert self.task is not None
+        if self.task.cancelled():
+            raise Busy("the conversion was stopped")
+        error = self.task.exception()
+        if isinstance(error, DaemonError):
+            raise type(error)(error.message)
+        if error is not None:
+            raise LoadFailed(f"the conversion failed: {error}") from error
+
+
+class Conversions:
+    """`blob_path` gives the file of a hex digest; `is_busy` tells whether requests are running."""
+
+    def __init__(
+        self,
+        *,
+        home: pathlib.Path,
+        artifacts: pathlib.Path,
+        blob_path: Callable[[str], pathlib.Path],
+        is_busy: Callable[[], bool] = lambda: False,
+        converter_command: Sequence[str] = CONVERTER_COMMAND,
+    ) -> None:
+        self._home = home.absolute()
+        self._artifacts = artifacts.absolute()
+        self._blob_path = blob_path
+        self._is_busy = is_busy
+        self._command = tuple(converter_command)
+        self._jobs: dict[pathlib.Path, _Job] = {}
+        self._one_converter = asyncio.Lock()
+        self._one_inspector = asyncio.Lock()
+        self._inspecting: dict[str, asyncio.Task[Inspection]] = {}
+        self._inspections: dict[str, Inspection] = {}
+        self._refused: dict[str, DaemonError] = {}
+
+    async def start(self) -> None:
+        """Removes what converters killed together with an earlier daemon left behind."""
+        await asyncio.to_thread(sweep_staging, self._artifacts)
+
+    async def close(self) -> None:
+        """Stops every child and waits for them."""
+        tasks: list[asyncio.Task[Any]] = list(self._inspecting.values())
+        tasks += [job.task for job in self._jobs.values() if job.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- artifacts ----
+
+    def artifact_folder(self, source: str, target: str, *, precise: bool = False) -> pathlib.Path:
+        """Where the artifact of this source id lies or would lie."""
+        return self._artifacts / source / variant_folder(target, precise=precise)
+
+    def artifact(self, source: str, target: str, *, precise: bool = False) -> Artifact | None:
+        """The artifact's description when it is there and this build can read it."""
+        try:
+            return read_artifact(self.artifact_folder(source, target, precise=precise))
+        except ArtifactError:
+            return None
+
+    def jobs(self) -> list[JobView]:
+        """Running and waiting conversions, in the order in which they will be done."""
+        return [
+            JobView(
+                source=job.source,
+                variant=job.folder.name,
+                waiters=job.waiters,
+                progress=job.progress,
+            )
+            for job in self._jobs.values()
+        ]
+
+    async def ensure_artifact(
+        self, source: str, target: str, *, precise: bool = False
+    ) -> AsyncGenerator[ConversionProgress]:
+        """Yields progress until the artifact is there; nothing at all when it already is.
+
+        Close the generator (`contextlib.aclosing`) to leave early: the last one to leave stops the
+        conversion. Raises Invalid, NotYet, NoSpace, LoadFailed, or Busy when the daemon stops.
+        """
+        folder = self.artifact_folder(source, target, precise=precise)
+        if self.artifact(source, target, precise=precise) is not None:
+            return
+        job = self._jobs.get(folder) or self._start_job(source, folder, target, precise)
+        job.waiters += 1
+        try:
+            while not job.is_over:
+                changed = job.changed
+                yield job.progress
+                await changed.wait()
+            job.result()
+        finally:
+            job.waiters -= 1
+            if not job.waiters and not job.is_over:
+                await self._stop_job(job)
+
+    def _start_job(self, source: str, folder: pathlib.Path, target: str, precise: bool) -> _Job:
+        job = _Job(source, folder)
+        command = [*self._command, "convert", "--input", str(self._blob_path(source))]
+        command += ["--source", source, "--target", target, "--output", str(folder)]
+        command += ["--precise"] if precise else []
+        self._jobs[folder] = job
+        job.start(asyncio.create_task(self._convert(job, command)))
+        return job
+
+    async def _convert(self, job: _Job, command: list[str]) -> None:
+        try:
+            async with self._one_converter:
+                await self._run_in_staging(job, command)
+            _require_artifact(job.folder)
+        finally:
+            self._forget(job)
+
+    async def _run_in_staging(self, job: _Job, command: list[str]) -> None:
+        await asyncio.to_thread(_make_room, job.folder)
+        try:
+            await run_converter(command, job.report, self._is_busy)
+        except BaseException:
+            # The child is dead by now; a killed one could not clean up after itself.
+            await asyncio.shield(asyncio.to_thread(sweep_staging, self._artifacts))
+            raise
+
+    async def _stop_job(self, job: _Job) -> None:
+        """Forgotten at once, so that whoever comes now starts anew and does not share the end."""
+        assert job.task is not None
+        self._forget(job)
+        job.task.cancel()
+        await asyncio.shield(asyncio.wait({job.task}))
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.get(job.folder) is job:
+            del self._jobs[job.folder]
+
+    # ---- inspections ----
+
+    def known_inspection(self, digest: str) -> Inspection | None:
+        """The inspection of a blob (hex) if it was ever made; starts nothing."""
+        inspection = self._inspections.get(digest)
+        if inspection is None:
+            inspection = read_inspection(inspection_path(self._home, digest))
+            if inspection is not None:
+                self._remember(inspection)
+        return inspection
+
+    async def inspect(self, digest: str) -> Inspection:
+        """The inspection of a blob (hex), made now if need be. Raises Invalid, NotYet, LoadFailed.
+
+        A file that was refused once is not looked at again while the daemon runs.
+        """
+        inspection = self.known_inspection(digest)
+        if inspection is not None:
+            return inspection
+        if digest in self._refused:
+            error = self._refused[digest]
+            raise type(error)(error.message)
+        task = self._inspecting.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._inspect(digest))
+            self._inspecting[digest] = task
+            task.add_done_callback(lambda _: self._inspecting.pop(digest, None))
+            task.add_done_callback(_take_exception)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Busy("the daemon is stopping")
+        error = task.exception()
+        if isinstance(error, DaemonError):
+            raise type(error)(error.message)
+        return task.result()
+
+    async def _inspect(self, digest: str) -> Inspection:
+        try:
+            folder = inspection_path(self._home, digest).parent
+            inspection = await self._run_inspector(self._blob_path(digest), digest, folder)
+        except (Invalid, NotYet) as error:
+            self._refused[digest] = error
+            raise
+        self._remember(inspection)
+        return inspection
+
+    async def preview(self, path: pathlib.Path) -> Inspection:
+        """A look at a file that is in no store yet; its digest is not known, nothing is kept."""
+        home = self._home / f".preview-{secrets.token_hex(8)}"
+        digest = "0" * 64
+        try:
+            folder = inspection_path(home, digest).parent
+            return await self._run_inspector(path, digest, folder)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, home, ignore_errors=True))
+
+    async def _run_inspector(
+        self, path: pathlib.Path, digest: str, folder: pathlib.Path
+    ) -> Inspection:
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFound(f"blob sha256:{digest} not found")
+        command = [*self._command, "inspect", "--input", str(path), "--digest", digest]
+        async with self._one_inspector:
+            await run_converter([*command, "--output", str(folder)], lambda _: None, self._is_busy)
+        inspection = await asyncio.to_thread(read_inspection, folder / f"{digest}.json")
+        if inspection is None:
+            raise LoadFailed("the inspector left no inspection that this build can read")
+        return inspection
+
+    def _remember(self, inspection: Inspection) -> None:
+        self._inspections[inspection.digest] = inspection
+        while len(self._inspections) > _REMEMBERED_INSPECTIONS:
+            del self._inspections[next(iter(self._inspections))]
+
+    async def arrays(self, digest: str) -> dict[str, msgspec.Raw]:
+        """The long metadata arrays of an inspected blob, as JSON; empty when there are none."""
+        path = arrays_path(self._home, digest)
+        return await asyncio.to_thread(_read_arrays, path)
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, msgspec.Raw]:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+    return {}
+
+
+def _make_room(folder: pathlib.Path) -> None:
+    """The parent folder, without an artifact that no engine of this build can read any more."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        discard_folder(folder)
+
+
+def _require_artifact(folder: pathlib.Path) -> None:
+    try:
+        read_artifact(folder)
+    except ArtifactError as error:
+        raise LoadFailed(f"the converter left no artifact: {error}") from error
+
+
+def _take_exception(task: asyncio.Task[Inspection]) -> None:
+    """An inspection that nobody waits for any more may fail in silence."""
+    if not task.cancelled():
+        task.exception()

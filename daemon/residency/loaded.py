@@ -1,0 +1,60 @@
+"""What `/api/ps` shows of one worker."""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+import msgspec
+
+from daemon.models.resolved import ResolvedModel
+from daemon.residency.lease import NameHold, Resident
+from daemon.residency.settings import FOREVER
+
+# "Forever" as clients know it: the largest 64-bit count of nanoseconds from now.
+FOREVER_SHOWN_SECONDS = (2**63 - 1) / 1e9
+
+
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of /api/ps: one worker, under the name it was loaded by. Sizes in bytes.
+
+    `model` is what `acquire` was given; `expires_at` lies 292 years ahead for "forever".
+    """
+
+    model: ResolvedModel
+    size: int
+    size_vram: int
+    expires_at: datetime.datetime
+    context_length: int
+    device: str
+    users: int
+
+    @property
+    def name(self) -> str:
+        return self.model.name.short
+
+
+def describe_loaded(resident: Resident) -> LoadedModel:
+    """The row of one worker, which may still be loading."""
+    device = resident.loaded.device if resident.loaded else resident.placement.device
+    return LoadedModel(
+        model=resident.holds[resident.shown_name].model,
+        size=resident.resident_bytes,
+        size_vram=0 if device == "cpu" else resident.resident_bytes,
+        expires_at=_wall_clock(max(map(_seconds_left, resident.holds.values()))),
+        context_length=resident.context_length,
+        device=device,
+        users=resident.users,
+    )
+
+
+def _seconds_left(hold: NameHold) -> float:
+    """While it is used, as if its last user left now."""
+    if hold.users or hold.expires_at == FOREVER:
+        return hold.keep_alive_seconds
+    return hold.expires_at - time.monotonic()
+
+
+def _wall_clock(seconds_ahead: float) -> datetime.datetime:
+    now = datetime.datetime.now().astimezone()
+    return now + datetime.timedelta(seconds=min(seconds_ahead, FOREVER_SHOWN_SECONDS))

@@ -1,0 +1,86 @@
+"""Starting one worker with one model, and saying well why that failed. Keeps no state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from backends.types import Load, Loaded
+from daemon.errors import DaemonError, LoadFailed, WorkerDied
+from daemon.residency.placement import Placement
+from daemon.residency.worker_process import WorkerLimits, WorkerProcess
+
+_LOAD_ID = "load"
+
+
+class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """One load: `free_bytes` is what the machine could give when it was decided."""
+
+    name: str
+    placement: Placement
+    row_length: int
+    rows: int
+    free_bytes: int
+    stall_seconds: float | None
+    cache_folder: str = ""
+
+    @property
+    def kv_bytes(self) -> int:
+        """All rows at full length where the memory is there for it, but never less than one."""
+        row_bytes = self.placement.kv_bytes_per_token * self.row_length
+        spare = self.free_bytes - self.placement.weight_bytes
+        return max(row_bytes, min(self.rows * row_bytes, spare))
+
+
+async def load_worker(
+    order: LoadOrder, command: Sequence[str], limits: WorkerLimits
+) -> tuple[WorkerProcess, Loaded]:
+    """A worker that has the model in memory. Raises LoadFailed, and leaves no process then."""
+    worker: WorkerProcess | None = None
+    try:
+        worker = await WorkerProcess.spawn(order.name, command=command, limits=limits)
+        loaded = await worker.load(_load(order), stall_seconds=order.stall_seconds or 0)
+    except BaseException as error:
+        if worker is not None:
+            await worker.stop()
+        if isinstance(error, LoadFailed | WorkerDied):
+            raise _explained(error, order) from error
+        raise
+    return worker, loaded
+
+
+def _load(order: LoadOrder) -> Load:
+    placement = order.placement
+    return Load(
+        request_id=_LOAD_ID,
+        backend=placement.backend,
+        artifact=placement.artifact,
+        device=placement.device,
+        adapters=placement.adapters,
+        rows=order.rows,
+        context_length=order.row_length,
+        kv_bytes=order.kv_bytes,
+        precise=placement.precise,
+        cache_folder=order.cache_folder,
+    )
+
+
+def _explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
+    needed = order.placement.needed_bytes(order.row_length)
+    return LoadFailed(
+        f"model '{order.name}' could not be loaded: {error.message} "
+        f"(needs about {in_gib(needed)}, {in_gib(order.free_bytes)} free)"
+    )
+
+
+def too_large(name: str, needed_bytes: int, free_bytes: int) -> LoadFailed:
+    """A model that fits in no way. Test harnesses know the five words in the middle."""
+    return LoadFailed(
+        f"model requires more system memory ({in_gib(needed_bytes)}) than is available "
+        f"({in_gib(free_bytes)}): '{name}'"
+    )
+
+
+def in_gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,115 @@
+"""Where a model's weights lie and what runs them: everything `Residency` must know to load it.
+
+`Placement` is data. A `Placer` makes one for a model, converting it first when no artifact exists;
+`ArtifactPlacer` does so with the daemon's conversions and the choice of backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from backends.select import Choice
+from converters.artifact import Artifact, ArtifactError, read_artifact
+from daemon.errors import LoadFailed, NotYet
+from daemon.models.resolved import ResolvedModel
+from daemon.residency.plan import WorkerKey
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """`artifact` is a folder. `max_context_length` 0: the model states none.
+
+    `weight_bytes` is the estimate of the memory that everything but the KV cache takes.
+    `original_context_length` > 0 only for longrope, where longer rows need another worker.
+    """
+
+    backend: str
+    artifact: str
+    device: str = "cpu"
+    adapters: tuple[str, ...] = ()
+    projector: str = ""
+    draft: str = ""
+    weight_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    max_context_length: int = 0
+    original_context_length: int = 0
+    precise: bool = False
+
+    def row_length(self, wanted: int) -> int:
+        """Ids a row must hold for `wanted`, which no model exceeds its own length for."""
+        return min(wanted, self.max_context_length) if self.max_context_length else wanted
+
+    def key(self, row_length: int) -> WorkerKey:
+        return WorkerKey(
+            artifact=self.artifact,
+            adapters=self.adapters,
+            projector=self.projector,
+            draft=self.draft,
+            device=self.device,
+            is_long=0 < self.original_context_length < row_length,
+        )
+
+    def needed_bytes(self, row_length: int) -> int:
+        """To load it with one full row; more rows take what is left."""
+        return self.weight_bytes + self.kv_bytes_per_token * row_length
+
+
+class Placer(Protocol):
+    async def place(self, model: ResolvedModel) -> Placement:
+        """May take as long as a conversion. Raises DaemonError."""
+        ...
+
+
+def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Placement:
+    """The placement of an artifact that exists."""
+    originals = [rope.original_context_length for rope in artifact.rope.values()]
+    has_long = any(rope.long_inverse_frequencies for rope in artifact.rope.values())
+    return Placement(
+        backend=choice.backend,
+        artifact=str(folder),
+        device=choice.device,
+        weight_bytes=artifact.resident_bytes.get(choice.device, artifact.file_bytes),
+        kv_bytes_per_token=artifact.kv_bytes_per_token,
+        max_context_length=artifact.context_length,
+        original_context_length=max(originals, default=0) if has_long else 0,
+        precise=artifact.precise,
+    )
+
+
+class Conversions(Protocol):
+    """The part of `daemon.models.jobs` that is used here. `source` is a blob's hex digest."""
+
+    def ensure_artifact(self, source: str, target: str) -> AsyncGenerator[object]:
+        """Converts unless the artifact exists; yields progress. Closed early, it gives up."""
+        ...
+
+    def artifact_folder(self, source: str, target: str) -> pathlib.Path: ...
+
+
+class ArtifactPlacer:
+    def __init__(
+        self, conversions: Conversions, choose: Callable[[ResolvedModel], Awaitable[Choice]]
+    ) -> None:
+        """`choose` raises DaemonError when nothing here can run the model."""
+        self._conversions = conversions
+        self._choose = choose
+
+    async def place(self, model: ResolvedModel) -> Placement:
+        if model.adapters:
+            raise NotYet(f"model '{model.name.short}' has adapters, which are not supported yet")
+        digest = model.require_weights().digest
+        choice = await self._choose(model)
+        async with contextlib.aclosing(
+            self._conversions.ensure_artifact(digest, choice.target)
+        ) as progress:
+            async for _ in progress:
+                pass
+        folder = self._conversions.artifact_folder(digest, choice.target)
+        try:
+            return placement_of(read_artifact(folder), folder, choice)
+        except ArtifactError as error:
+            raise LoadFailed(f"model '{model.name.short}': {error}") from error

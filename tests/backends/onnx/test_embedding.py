@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from backends.onnx.embedding import EmbeddingTable
+from backends.types import EngineError
+from converters.artifact import CodedTable
+
+ROWS, COLUMNS, BLOCK = 6, 64, 32
+GROUPS = COLUMNS // BLOCK
+GENERATOR = np.random.default_rng(0)
+
+
+def file_of(path: pathlib.Path, *arrays: np.ndarray) -> list[int]:
+    """Writes the arrays behind each other, each on 64 bytes; their offsets."""
+    data, offsets = bytearray(), []
+    for array in arrays:
+        data += b"\0" * (-len(data) % 64)
+        offsets.append(len(data))
+        data += array.tobytes()
+    path.write_bytes(data)
+    return offsets
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("has_correction", [False, True])
+def test_coded_rows(tmp_path: pathlib.Path, bits: int, has_correction: bool):
+    codes = GENERATOR.integers(0, 1 << bits, (ROWS, COLUMNS), np.uint8)
+    packed = codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << 4)
+    scales = GENERATOR.random((ROWS, GROUPS), np.float32)
+    correction = GENERATOR.standard_normal((GROUPS, ROWS), np.float32)
+    offsets = file_of(tmp_path / "w", packed, scales, correction)
+    table = CodedTable(
+        rows=ROWS, columns=COLUMNS, bits=bits, block=BLOCK, codes_offset=offsets[0],
+        scales_offset=offsets[1], correction_offset=offsets[2] if has_correction else -1,
+    )  # fmt: skip
+    ids = [5, 0, 5]
+    found = EmbeddingTable(tmp_path / "w", table).lookup(ids)
+    wide = np.repeat(scales, BLOCK, axis=1)
+    zero = np.float32(2 ** (bits - 1))
+    expected = wide * (codes.astype(np.float32) - zero)
+    if has_correction:
+        minimum = zero * wide - np.repeat(correction.T, BLOCK, axis=1)
+        expected = wide * codes.astype(np.float32) - minimum
+    assert found.dtype == np.float32
+    assert np.array_equal(found, expected[ids])
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(32, np.float32), (16, np.float16)])
+def test_plain_rows_and_the_scale(tmp_path: pathlib.Path, bits: int, dtype: type):
+    values = GENERATOR.standard_normal((ROWS, COLUMNS)).astype(dtype)
+    file_of(tmp_path / "w", values)
+    table = CodedTable(rows=ROWS, columns=COLUMNS, bits=bits, codes_offset=0)
+    found = EmbeddingTable(tmp_path / "w", table, scale=8.0).lookup([1, 3])
+    assert np.array_equal(found, values[[1, 3]].astype(np.float32) * 8)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        CodedTable(rows=ROWS + 1, columns=COLUMNS, bits=32, codes_offset=0),
+        CodedTable(rows=ROWS, columns=COLUMNS, bits=32, codes_offset=64),
+        CodedTable(rows=ROWS, columns=COLUMNS, bits=3, codes_offset=0, block=32),
+        CodedTable(rows=ROWS, columns=COLUMNS, bits=8, codes_offset=0, block=0),
+        CodedTable(rows=ROWS, columns=COLUMNS, bits=8, codes_offset=0, block=32),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(tmp_path: pathlib.Path, table: CodedTable):
+    file_of(tmp_path / "w", np.zeros((ROWS, COLUMNS), np.float32))
+    with pytest.raises(EngineError) as caught:
+        EmbeddingTable(tmp_path / "w", table)
+    assert caught.value.code == "load"

@@ -1,0 +1,167 @@
+"""The graph's contract, run on real sessions: wanted rows, ragged rows, chunks, shared caches."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from msgspec.structs import replace
+
+from converters.architectures.registry import describe
+from converters.artifact import GRAPH_FILE, WEIGHTS_FILE
+from converters.targets.onnx.decoder import decoder_model
+from converters.targets.onnx.layout import plan_layout
+from tests.converters.headers import decoder_shapes, header
+from tests.parity.converted import converted
+from tests.parity.onnx_loop import OnnxLoop, looked_up
+
+CONTEXT = 64
+Inputs = dict[str, npt.NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return converted(tmp_path_factory.mktemp("decoder"), types="Q4_K_M")
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"])
+def test_loads_without_a_warning(
+    folder: pathlib.Path, capfd: pytest.CaptureFixture[str], level: str
+):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    onnxruntime.InferenceSession(str(folder / GRAPH_FILE), options)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_logits_are_those_of_the_wanted_rows(folder: pathlib.Path):
+    ids = list(range(300, 320))
+    every = OnnxLoop(folder).run(ids, list(range(20)))
+    some = OnnxLoop(folder).run(ids, [19, 3])
+    assert every["logits"].shape == (20, 700)
+    np.testing.assert_allclose(some["logits"], every["logits"][[19, 3]], rtol=0, atol=1e-5)
+
+
+def test_top_ids_and_log_sum_exp_belong_to_the_logits(folder: pathlib.Path):
+    found = OnnxLoop(folder).run([300, 301, 302])
+    logits = found["logits"][0].astype(np.float64)
+    assert found["topk_ids"][0].tolist() == np.argsort(-logits, kind="stable")[:64].tolist()
+    np.testing.assert_array_equal(found["topk_values"][0], found["logits"][0][found["topk_ids"][0]])
+    assert found["lse"][0] == pytest.approx(np.log(np.exp(logits).sum()), abs=1e-5)
+
+
+def test_no_wanted_row_skips_the_head_and_fills_the_cache(folder: pathlib.Path):
+    loop, whole = OnnxLoop(folder), OnnxLoop(folder)
+    found = loop.run(list(range(300, 330)), wanted=[])
+    assert found["logits"].shape == (0, 700)
+    assert found["topk_ids"].shape == (0, 64)
+    assert found["lse"].shape == (0,)
+    expected = whole.run(list(range(300, 332)))["logits"]
+    np.testing.assert_allclose(loop.run([330, 331])["logits"], expected, rtol=0, atol=1e-4)
+
+
+def test_ragged_rows_in_shared_caches_are_each_as_alone(folder: pathlib.Path):
+    """Three rows of 9, 1 and 5 ids decode together; past and present are the same memory."""
+    prompts = [list(range(300, 309)), [400], list(range(500, 505))]
+    loop = OnnxLoop(folder, CONTEXT)
+    caches = shared_caches(loop, len(prompts))
+    for row, prompt in enumerate(prompts):
+        if prompt[:-1]:
+            views = {name: cache[row : row + 1] for name, cache in caches.items()}
+            run_shared(loop, inputs(loop, [prompt[:-1]], [len(prompt) - 1]), views)
+    last = [[prompt[-1]] for prompt in prompts]
+    logits = run_shared(loop, inputs(loop, last, [len(prompt) for prompt in prompts]), caches)
+    for row, prompt in enumerate(prompts):
+        alone = OnnxLoop(folder, CONTEXT).run(prompt)["logits"][0]
+        np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-4)
+
+
+def test_features_of_other_architectures_make_graphs_that_run(tmp_path: pathlib.Path):
+    """No architecture here has them yet; their numbers are for the tests of those that will."""
+    names = ("attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm", "attn_sinks")
+    lengths = dict(zip(names, (64, 64, 256, 256, 4), strict=True))
+    shapes = decoder_shapes(blocks=1) | {
+        f"blk.0.{name}.weight": (length,) for name, length in lengths.items()
+    }
+    described = header(shapes=shapes, metadata={"llama.block_count": 1})
+    plain = describe(described)
+    stem = "blk.0.{}.weight".format
+    block = plain.blocks[0]
+    attention = replace(
+        block.attention,
+        **{"query_norm": stem(names[0]), "key_norm": stem(names[1]), "sinks": stem(names[4])},
+        **{"window": 8, "softcap": 5.0, "rope": ""},
+    )
+    narrow = replace(block.feed_forward.down, columns=256)  # 512 rows of `up` are two halves
+    feed_forward = replace(
+        block.feed_forward, gate=None, is_up_fused=True, activation="gelu_tanh", down=narrow
+    )
+    norms = {"post_attention_norm": stem(names[2]), "post_feed_forward_norm": stem(names[3])}
+    changed = replace(
+        block, attention=attention, feed_forward=feed_forward, residual_scale=0.5, **norms
+    )
+    model = replace(plain, blocks=(changed,), logit_scale=0.25, logit_softcap=30.0)
+    tensors = {tensor.name: tensor for tensor in described.tensors}
+    layout = plan_layout(model, tensors)
+    graph = decoder_model(model, layout)
+    (tmp_path / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    with (tmp_path / WEIGHTS_FILE).open("wb") as file:
+        file.truncate(layout.weights_bytes)
+    onnx.checker.check_model(str(tmp_path / GRAPH_FILE))
+    session = onnxruntime.InferenceSession(str(tmp_path / GRAPH_FILE))
+    feeds: Inputs = {
+        "inputs_embeds": np.ones((1, 3, 256), np.float32),
+        "seqlens_k": np.array([2], np.int32),
+        "total": np.array(3, np.int32),
+        "logit_rows": np.array([2], np.int64),
+        "past_key.0": np.zeros((1, 2, 0, 64), np.float32),
+        "past_value.0": np.zeros((1, 2, 0, 64), np.float32),
+    }
+    taken = {one.name for one in session.get_inputs()} - {"cos", "sin"}
+    assert taken == set(feeds)
+    tables = {part: np.ones((4, 32), np.float32) for part in ("cos", "sin")}
+    logits = np.asarray(session.run(["logits"], feeds | tables)[0])
+    assert logits.shape == (1, 300)
+    found = [node.op_type for node in graph.graph.node]
+    assert {"Gelu", "Tanh", "Split", "Reshape"} <= set(found)
+    assert found.count("RMSNormalization") == 5
+
+
+def shared_caches(loop: OnnxLoop, rows: int) -> Inputs:
+    shape = (rows, loop.artifact.kv_heads[0], CONTEXT, loop.artifact.head_size)
+    names = [name for name in loop.caches if name.startswith("past_")]
+    return {name: np.zeros(shape, np.float32) for name in names}
+
+
+def inputs(loop: OnnxLoop, rows: list[list[int]], totals: list[int]) -> Inputs:
+    assert loop.artifact.onnx is not None
+    width = len(rows[0])
+    return {
+        "inputs_embeds": np.stack(
+            [looked_up(loop.weights, loop.artifact.onnx.embedding, row) for row in rows]
+        ),
+        "seqlens_k": np.array(totals, np.int32) - 1,
+        "total": np.array(max(totals), np.int32),
+        "logit_rows": np.arange(len(rows), dtype=np.int64) * width + width - 1,
+        **loop.rope,
+    }
+
+
+def run_shared(loop: OnnxLoop, feeds: Inputs, caches: Inputs) -> npt.NDArray[np.float32]:
+    """Runs with each present bound to its past's memory; gives the logits."""
+    binding = loop.session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(value))
+    for name, cache in caches.items():
+        place = ("cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+        binding.bind_input(name, *place)
+        binding.bind_output(name.replace("past", "present"), *place)
+    binding.bind_output("logits", "cpu")
+    loop.session.run_with_iobinding(binding)
+    return binding.get_outputs()[-1].numpy()

@@ -1,0 +1,110 @@
+"""The command line as the daemon uses it: JSON lines, exit codes, a signal in the middle."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from converters.artifact import read_artifact
+from tests.models.random_gguf import make_gguf
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "converters", *map(str, arguments)]
+
+
+def convert_command(source: pathlib.Path, final: pathlib.Path, *more: str) -> list[str]:
+    target = ("--target", "onnx-cpu", "--source", "0f" * 32)
+    return command("convert", "--input", source, "--output", final, *target, *more)
+
+
+def run(line: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, [json.loads(each) for each in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def model(tmp_path: pathlib.Path) -> pathlib.Path:
+    return make_gguf(tmp_path / "model.gguf", types="Q4_K_M")
+
+
+def test_a_conversion_reports_its_phases_and_its_bytes(model: pathlib.Path, tmp_path: pathlib.Path):
+    final = tmp_path / "artifacts" / "source" / "onnx-cpu-f1"
+    code, lines = run(convert_command(model, final))
+    assert code == 0
+    phases = [line["phase"] for line in lines[:-1]]
+    assert list(dict.fromkeys(phases)) == ["plan", "write", "verify", "sync"]
+    written = [line["done"] for line in lines if line.get("phase") == "write"]
+    assert written == sorted(written)
+    assert written[-1] == max(line["total"] for line in lines if line.get("phase") == "write")
+    artifact = read_artifact(final)
+    assert lines[-1] == {"done": True, "artifact_bytes": artifact.file_bytes}
+    assert run(convert_command(model, final)) == (0, lines[-1:])
+
+
+def test_what_is_wrong_is_told_by_kind(model: pathlib.Path, tmp_path: pathlib.Path):
+    renamed = tmp_path / "renamed.gguf"
+    renamed.write_bytes(
+        model.read_bytes().replace(b"llama.", b"xlama.").replace(b"llama", b"xlama")
+    )
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes()[:-5000])
+    final = tmp_path / "artifacts" / "onnx-cpu-f1"
+    for path, expected in ((renamed, (3, "unsupported")), (cut, (2, "malformed"))):
+        code, lines = run(convert_command(path, final))
+        assert (code, lines[-1]["kind"]) == expected
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_a_missing_file_is_internal(tmp_path: pathlib.Path):
+    code, lines = run(convert_command(tmp_path / "none.gguf", tmp_path / "artifact"))
+    assert (code, lines[-1]["kind"]) == (1, "internal")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_takes_everything_back(tmp_path: pathlib.Path, number: signal.Signals):
+    model = make_gguf(tmp_path / "large.gguf", types="Q4_K", embedding=1024, vocabulary=32000)
+    final = tmp_path / "artifacts" / "onnx-cpu-f1"
+    with subprocess.Popen(
+        convert_command(model, final, "--precise"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if json.loads(line).get("phase") == "write":
+                child.send_signal(number)
+                break
+        rest = child.stdout.read().splitlines()
+    assert child.returncode == 143
+    assert json.loads(rest[-1])["kind"] == "cancelled"
+    assert list(final.parent.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_takes_everything_back(tmp_path: pathlib.Path):
+    model = make_gguf(tmp_path / "large.gguf", types="Q4_K", embedding=1024, vocabulary=32000)
+    final = tmp_path / "artifacts" / "onnx-cpu-f1"
+    with subprocess.Popen(convert_command(model, final), cwd=ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdout.close()
+        child.wait()
+    assert child.returncode == 143
+    assert list(final.parent.iterdir()) == []
+
+
+def test_an_inspection_is_written(model: pathlib.Path, tmp_path: pathlib.Path):
+    output = tmp_path / "inspections"
+    code, lines = run(
+        command("inspect", "--input", model, "--digest", "ab" * 32, "--output", output)
+    )
+    assert (code, lines) == (0, [{"done": True}])
+    found = json.loads((output / f"{'ab' * 32}.json").read_bytes())
+    assert found["estimates"]["onnx"] > 0
+    assert "onnx" not in found["refusals"]

@@ -1,0 +1,160 @@
+"""The whole API on a real socket with real worker processes, on models that follow a script."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import httpx
+import msgspec
+
+from backends.scripted.make import write_artifact
+from backends.scripted.script import Rule, Script
+from backends.select import Choice
+from converters.artifact import Artifact
+from converters.inspection import Inspection
+from daemon.api.application import create_api
+from daemon.api.services import Services
+from daemon.models import manifest as media
+from daemon.models.create import Creator
+from daemon.models.jobs import Conversions
+from daemon.models.manifest import ImageConfig, Layer, Manifest, StoredMessage
+from daemon.models.marker import claim
+from daemon.models.name import parse_name
+from daemon.models.resolved import ResolvedModel
+from daemon.models.store import Store
+from daemon.residency.placement import ArtifactPlacer
+from daemon.residency.residency import Residency
+from daemon.residency.settings import ResidencySettings
+from tests.daemon.api.serving import loopback_config, served
+
+SCRIPT = Script(
+    rules=(
+        Rule(prompt="count", pieces=("one ", "two ", "three")),
+        Rule(prompt="slow", pieces=("tick ",) * 400, delay_seconds=0.02),
+        Rule(prompt="break", pieces=("half ",), fault="fail", fault_after=1),
+        Rule(prompt="crash", pieces=("half ",) * 3, delay_seconds=0.05, fault="die", fault_after=2),
+    ),
+    otherwise=Rule(pieces=("Hello ", "wörld", ".")),
+    context_length=512,
+)
+
+
+class InspectedModels:
+    """In the place of `Conversions`: what a look at each blob told, and artifacts made before."""
+
+    def __init__(self, artifacts: pathlib.Path) -> None:
+        self._artifacts = artifacts
+        self._inspections: dict[str, Inspection] = {}
+
+    def add(self, inspection: Inspection, script: Script) -> None:
+        self._inspections[inspection.digest] = inspection
+        write_artifact(self.artifact_folder(inspection.digest, "scripted"), script)
+
+    def known_inspection(self, blob_digest: str) -> Inspection | None:
+        return self._inspections.get(blob_digest)
+
+    async def arrays(self, blob_digest: str) -> dict[str, msgspec.Raw]:
+        return {"tokenizer.ggml.tokens": msgspec.Raw(b'["a","b"]')} if blob_digest else {}
+
+    def artifact(self, source: str, target: str) -> Artifact | None:
+        return None
+
+    async def inspect(self, blob_digest: str) -> Inspection:
+        return self._inspections[blob_digest]
+
+    async def ensure_artifact(self, blob_digest: str, target: str) -> AsyncIterator[object]:
+        for _ in ():
+            yield blob_digest, target
+
+    def artifact_folder(self, blob_digest: str, target: str) -> pathlib.Path:
+        return self._artifacts / blob_digest / f"{target}-f1"
+
+
+class Rig:
+    def __init__(self, services: Services, models: InspectedModels, client: httpx.AsyncClient):
+        self.services = services
+        self.models = models
+        self.client = client
+
+    @property
+    def base(self) -> str:
+        return str(self.client.base_url).rstrip("/")
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.client.post(path, json=body)
+
+    async def add_model(
+        self,
+        name: str,
+        *,
+        script: Script = SCRIPT,
+        system: str = "",
+        parameters: dict[str, Any] | None = None,
+        messages: tuple[StoredMessage, ...] = (),
+        config: ImageConfig | None = None,
+        **inspection: Any,
+    ) -> None:
+        """A model of its own weights, whose inspection says what is given."""
+        store = self.services.store
+        weights = await _put(store, f"GGUF {name}".encode(), media.MODEL)
+        layers = [weights]
+        texts = {
+            media.SYSTEM: system.encode(),
+            media.PARAMETERS: media.encode_parameters(parameters) if parameters else b"",
+            media.MESSAGES: media.encode_messages(messages) if messages else b"",
+        }
+        layers += [await _put(store, data, kind) for kind, data in texts.items() if data]
+        data = media.encode_config(config or ImageConfig(model_format="gguf"))
+        config_layer = await _put(store, data, media.CONFIG_TYPE)
+        await self._write(name, Manifest(config=config_layer, layers=tuple(layers)))
+        digest = weights.digest.removeprefix("sha256:")
+        facts = {"architecture": "scripted", "context_length": 512} | inspection
+        self.models.add(Inspection(digest=digest, size=weights.size, **facts), script)
+
+    async def _write(self, name: str, manifest: Manifest) -> None:
+        await self.services.store.write_manifest(parse_name(name), manifest)
+
+
+async def _put(store: Store, data: bytes, media_type: str) -> Layer:
+    await store.put_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return Layer(media_type=media_type, digest=f"sha256:{digest}", size=len(data))
+
+
+async def _scripted_target(_: Inspection) -> str:
+    return "scripted"
+
+
+async def _scripted(_: ResolvedModel) -> Choice:
+    return Choice(backend="scripted", target="scripted", device="cpu", reason="")
+
+
+@asynccontextmanager
+async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Rig]:
+    """Everything but the choice of a backend and the converter is what `hearth serve` runs."""
+    config = loopback_config(home, **config_changes)
+    models = InspectedModels(config.artifacts)
+    store = Store(config.models, claim(config.models, is_foreign=False))
+    residency = Residency(
+        ResidencySettings.of(config),
+        ArtifactPlacer(cast("Conversions", models), _scripted),
+    )
+    conversions = cast("Conversions", models)
+    creator = Creator(store, conversions, _scripted_target)
+    services = Services(config, store, conversions, creator, residency)
+    try:
+        async with (
+            served(create_api(services), config.host) as base,
+            httpx.AsyncClient(base_url=base, timeout=30) as client,
+        ):
+            yield Rig(services, models, client)
+    finally:
+        await residency.close()
+
+
+def lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in answer.text.splitlines()]

@@ -1,0 +1,485 @@
+"""The store on a real disk: what it writes, what it refuses, and what survives interruptions."""
+
+import asyncio
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from daemon.errors import Internal, Invalid, LoadFailed, NotFound, StoreReadOnly
+from daemon.models import manifest as media
+from daemon.models.durable import locked
+from daemon.models.manifest import (
+    ImageConfig,
+    Layer,
+    Manifest,
+    encode_config,
+    encode_manifest,
+    layer_of,
+)
+from daemon.models.marker import Marker, claim, read_marker, write_marker
+from daemon.models.name import parse_name
+from daemon.models.store import LOCK_FILE, Store
+from daemon.models.store import open_store as open_and_prune
+
+CONTENT = b"GGUF" + bytes(range(256)) * 4097
+
+
+def open_store(root: pathlib.Path, *, is_foreign: bool, no_prune: bool = False) -> Store:
+    return Store(root, claim(root, is_foreign=is_foreign), no_prune=no_prune)
+
+
+def hex_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path) -> Store:
+    return open_store(tmp_path / "models", is_foreign=False)
+
+
+async def stream(data: bytes, piece: int = 65536) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), piece):
+        yield data[start : start + piece]
+
+
+def nothing(_done: int, _total: int) -> None: ...
+
+
+async def add(store: Store, name: str, weights: bytes = CONTENT, **texts: str) -> Manifest:
+    digest = await store.put_blob(stream(weights))
+    layers = [Layer(media_type=media.MODEL, digest=f"sha256:{digest}", size=len(weights))]
+    for kind, text in texts.items():
+        await store.put_bytes(text.encode())
+        layers.append(layer_of(text.encode(), getattr(media, kind)))
+    config = encode_config(ImageConfig(model_format="gguf", model_family="llama"))
+    await store.put_bytes(config)
+    manifest = Manifest(config=layer_of(config, media.CONFIG_TYPE), layers=tuple(layers))
+    await store.write_manifest(parse_name(name), manifest)
+    return manifest
+
+
+def blob_names(store: Store) -> set[str]:
+    return {path.name for path in store.blobs.folder.iterdir()}
+
+
+def make_old(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call sets a change time, so the clock moves instead."""
+    assert path.exists()
+    now = time.time()
+    monkeypatch.setattr("daemon.models.collection.time.time", lambda: now + 3700)
+
+
+# ---- blobs ----
+
+
+async def test_put_blob(store: Store) -> None:
+    digest = await store.put_blob(stream(CONTENT), hex_of(CONTENT))
+    path = store.blobs.path(digest)
+    assert path.name == f"sha256-{hex_of(CONTENT)}"
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert await store.put_blob(stream(CONTENT, 7777)) == digest
+    assert blob_names(store) == {path.name}
+
+
+async def test_an_empty_blob_is_a_blob(store: Store) -> None:
+    assert await store.put_blob(stream(b"")) == hex_of(b"")
+
+
+async def test_wrong_content_stays_under_its_true_digest(store: Store) -> None:
+    with pytest.raises(Invalid) as caught:
+        await store.put_blob(stream(b"abc"), "0" * 64)
+    expected, got = f"sha256:{'0' * 64}", f"sha256:{hex_of(b'abc')}"
+    assert caught.value.message == f'digest mismatch, expected "{expected}", got "{got}"'
+    assert store.blobs.has(hex_of(b"abc"))
+    assert not store.blobs.has("0" * 64)
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 40])
+async def test_a_failing_upload_leaves_nothing(store: Store, pieces: int) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield b"x" * 65536
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await store.put_blob(broken())
+    assert blob_names(store) == set()
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 0.001, 0.01, 0.05])
+async def test_a_cancelled_upload_leaves_nothing(store: Store, after_seconds: float) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * (1 << 20)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(store.put_blob(endless()))
+    await asyncio.sleep(after_seconds)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert blob_names(store) == set()
+
+
+async def test_the_loop_stays_free_while_hashing(store: Store) -> None:
+    longest, last = 0.0, time.perf_counter()
+    task = asyncio.create_task(store.put_blob(stream(b"y" * (64 << 20), 1 << 20)))
+    while not task.done():
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    assert longest < 0.5
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "..", "../../x", "A" * 64, "0" * 63, "0" * 65, "/etc/passwd"]
+)
+def test_no_path_leads_out_of_the_folder(store: Store, digest: str) -> None:
+    with pytest.raises(Invalid):
+        store.blobs.path(digest)
+
+
+async def test_the_old_spelling_of_blob_files_is_read(store: Store) -> None:
+    digest = hex_of(b"old")
+    (store.blobs.folder / f"sha256:{digest}").write_bytes(b"old")
+    assert store.blobs.path(digest).read_bytes() == b"old"
+
+
+# ---- taking files in ----
+
+
+async def test_link_blob_shares_the_file(store: Store, tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "a.gguf"
+    source.write_bytes(CONTENT)
+    seen: list[tuple[int, int]] = []
+    digest = await store.link_blob(source, lambda done, total: seen.append((done, total)))
+    blob = store.blobs.path(digest)
+    assert (digest, blob.read_bytes()) == (hex_of(CONTENT), CONTENT)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    is_linked = blob.stat().st_ino == source.stat().st_ino
+    assert is_linked or blob.stat().st_nlink == 1
+    assert await store.link_blob(source, nothing) == digest
+    assert blob_names(store) == {blob.name}
+    source.unlink()
+    assert blob.read_bytes() == CONTENT
+
+
+@pytest.fixture
+def file_elsewhere(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """On another filesystem than the store, where nothing can be linked."""
+    shared = pathlib.Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second filesystem here")
+    source = shared / f"hearth-test-{os.getpid()}.gguf"
+    source.write_bytes(CONTENT)
+    yield source
+    source.unlink()
+
+
+async def test_link_blob_copies_where_it_must(store: Store, file_elsewhere: pathlib.Path) -> None:
+    digest = await store.link_blob(file_elsewhere, nothing)
+    assert store.blobs.path(digest).stat().st_nlink == 1
+    assert store.blobs.path(digest).read_bytes() == CONTENT
+    assert blob_names(store) == {f"sha256-{hex_of(CONTENT)}"}
+
+
+async def test_link_blob_follows_links_and_refuses_what_is_no_file(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "real").write_bytes(b"real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    digest = await store.link_blob(tmp_path / "link", nothing)
+    assert not store.blobs.path(digest).is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Invalid, match="not a plain file"):
+        await store.link_blob(tmp_path / "pipe", nothing)
+    with pytest.raises(OSError, match="directory"):
+        await store.link_blob(tmp_path, nothing)
+    assert blob_names(store) == {f"sha256-{hex_of(b'real')}"}
+
+
+async def test_a_file_that_changes_meanwhile_is_refused(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    source = tmp_path / "growing"
+    source.write_bytes(CONTENT)
+
+    def grow(_done: int, _total: int) -> None:
+        with source.open("ab") as file:
+            file.write(b"more")
+
+    with pytest.raises(Invalid, match="changed while"):
+        await store.link_blob(source, grow)
+    assert blob_names(store) == set()
+
+
+# ---- manifests ----
+
+
+async def test_write_list_resolve(store: Store) -> None:
+    manifest = await add(store, "me/m:t", SYSTEM="be kind", LICENSE="MIT", TEMPLATE="{{ .Prompt }}",
+                         PARAMETERS='{"stop":["x"],"temperature":0.5}\n',
+                         MESSAGES='[{"role":"user","content":"hi","extra":1}]\n')  # fmt: skip
+    model = store.resolve(parse_name("ME/M:T"))
+    file = store.root / "manifests/registry.ollama.ai/me/m/t"
+    assert file.read_bytes() == encode_manifest(manifest)
+    assert model.digest == hex_of(file.read_bytes())
+    assert model.name.short == "me/m:t"
+    assert (model.system, model.licenses, model.template) == ("be kind", ("MIT",), "{{ .Prompt }}")
+    assert model.parameters == {"stop": ["x"], "temperature": 0.5}
+    assert [(m.role, m.content) for m in model.messages] == [("user", "hi")]
+    assert model.config.model_family == "llama"
+    assert model.require_weights().path.read_bytes() == CONTENT
+    assert [entry.name.short for entry in store.manifests()] == ["me/m:t"]
+    assert not list((store.root / "manifests").glob(".tmp-*"))
+
+
+async def test_not_found(store: Store) -> None:
+    with pytest.raises(NotFound, match="model 'x:latest' not found"):
+        store.resolve(parse_name("x"))
+    with pytest.raises(NotFound):
+        await store.delete(parse_name("x"))
+    with pytest.raises(NotFound, match='model "x:latest" not found'):
+        await store.copy(parse_name("x"), parse_name("y"))
+    assert (store.names(), store.is_empty()) == ([], True)
+
+
+async def test_case_rule(store: Store) -> None:
+    await add(store, "foo:Latest")
+    await add(store, "Foo:latest", SYSTEM="new")
+    assert [name.short for name in store.names()] == ["foo:Latest"]
+    assert store.resolve(parse_name("FOO")).system == "new"
+    await add(store, "MyModel:latest")
+    assert {name.short for name in store.names()} == {"foo:Latest", "MyModel:Latest"}
+    assert store.find(parse_name("mymodel:LATEST")) == parse_name("MyModel:Latest")
+    assert store.find(parse_name("other")) is None
+
+
+async def test_no_manifest_without_its_blobs(store: Store) -> None:
+    manifest = await add(store, "a")
+    store.blobs.remove(hex_of(CONTENT))
+    with pytest.raises(Internal, match="not in the store"):
+        await store.write_manifest(parse_name("b"), manifest)
+    assert [name.short for name in store.names()] == ["a:latest"]
+    with pytest.raises(LoadFailed, match="missing"):
+        store.resolve(parse_name("a")).require_weights()
+
+
+async def test_damage_is_named(store: Store) -> None:
+    manifest = await add(store, "a", SYSTEM="text")
+    store.blobs.path(hex_of(CONTENT)).write_bytes(b"short")
+    with pytest.raises(LoadFailed, match="has 5 bytes and not"):
+        store.resolve(parse_name("a")).require_weights()
+    store.blobs.remove(media.parse_digest(manifest.layers[1].digest))
+    with pytest.raises(Internal, match=r"'a:latest' is damaged: blob sha256:\w+ is missing"):
+        store.resolve(parse_name("a"))
+    (store.root / "manifests/registry.ollama.ai/library/a/latest").write_bytes(b"{broken")
+    assert store.manifests() == []
+    with pytest.raises(Internal, match="unreadable manifest"):
+        store.resolve(parse_name("a"))
+
+
+async def test_copy_is_byte_for_byte(store: Store) -> None:
+    await add(store, "a")
+    file = store.root / "manifests/registry.ollama.ai/library/a/latest"
+    odd = file.read_bytes().replace(b'"schemaVersion":2,', b'"schemaVersion": 2, "x": 1, ')
+    file.write_bytes(odd)
+    await store.copy(parse_name("A"), parse_name("host:5000/b/c:d"))
+    assert (store.root / "manifests/host:5000/b/c/d").read_bytes() == odd
+    await store.copy(parse_name("a"), parse_name("A"))
+    assert len(store.names()) == 2
+
+
+# ---- deletion and collection ----
+
+
+async def test_delete_keeps_what_others_mention(store: Store) -> None:
+    await add(store, "a", SYSTEM="only a")
+    await add(store, "b", LICENSE="only b")
+    broken = store.root / "manifests/registry.ollama.ai/library/zzz"
+    broken.mkdir()
+    (broken / "latest").write_text(f"not json sha256:{hex_of(b'only a')}")
+    await store.delete(parse_name("A"))
+    assert store.blobs.has(hex_of(CONTENT))
+    assert store.blobs.has(hex_of(b"only a"))
+    await store.delete(parse_name("b"))
+    assert not store.blobs.has(hex_of(CONTENT))
+    assert not store.blobs.has(hex_of(b"only b"))
+    assert not (store.root / "manifests/registry.ollama.ai/library/b").exists()
+    assert (broken / "latest").exists()
+
+
+async def test_pinned_blobs_stay(store: Store) -> None:
+    await add(store, "a")
+    with store.pinned([hex_of(CONTENT)]):
+        await store.delete(parse_name("a"))
+        assert store.blobs.has(hex_of(CONTENT))
+    await add(store, "a")
+    await store.delete(parse_name("a"))
+    assert not store.blobs.has(hex_of(CONTENT))
+
+
+async def test_overwriting_collects_in_stores_made_here_only(store: Store) -> None:
+    await add(store, "a", SYSTEM="first")
+    await add(store, "a", SYSTEM="second")
+    assert not store.blobs.has(hex_of(b"first"))
+    write_marker(store.root, Marker.ADOPTED)
+    adopted = open_store(store.root, is_foreign=True)
+    await add(adopted, "a", SYSTEM="third")
+    assert adopted.blobs.has(hex_of(b"second"))
+    await adopted.delete(parse_name("a"))
+    assert not adopted.blobs.has(hex_of(b"third"))
+
+
+async def test_prune(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add(store, "a", SYSTEM="kept")
+    loose = await store.put_blob(stream(b"loose"))
+    (store.blobs.folder / "sha256-123456").write_bytes(b"half")
+    (store.root / "manifests/empty/folder").mkdir(parents=True)
+    assert await store.prune() == 0
+    before = blob_names(store)
+    make_old(store.blobs.path(loose), monkeypatch)
+    await open_and_prune(store.root, is_foreign=False)
+    assert blob_names(store) == before - {f"sha256-{loose}", "sha256-123456"}
+    assert not (store.root / "manifests/empty").exists()
+    assert store.resolve(parse_name("a")).system == "kept"
+
+
+async def test_prune_stops_at_a_damaged_manifest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(store, "a")
+    loose = await store.put_blob(stream(b"loose"))
+    make_old(store.blobs.path(loose), monkeypatch)
+    (store.root / "manifests/registry.ollama.ai/library/a/bad").write_bytes(b"{")
+    assert await store.prune() == 0
+    assert store.blobs.has(loose)
+
+
+async def test_prune_leaves_other_peoples_stores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = await store.put_blob(stream(b"loose"))
+    make_old(store.blobs.path(loose), monkeypatch)
+    write_marker(store.root, Marker.ADOPTED)
+    assert await open_store(store.root, is_foreign=False).prune() == 0
+    assert await open_store(store.root, is_foreign=False, no_prune=True).prune() == 0
+    assert store.blobs.has(loose)
+
+
+# ---- whose store ----
+
+
+@pytest.mark.parametrize(("is_foreign", "expected"), [(False, Marker.MADE), (True, None)])
+def test_only_an_unused_path_of_ours_becomes_a_store(
+    tmp_path: pathlib.Path, is_foreign: bool, expected: Marker | None
+) -> None:
+    for root in (tmp_path / "absent", tmp_path / "empty"):
+        if root.name == "empty":
+            root.mkdir()
+        store = open_store(root, is_foreign=is_foreign)
+        assert (read_marker(root), store.is_writable) == (expected, expected is not None)
+        assert open_store(root, is_foreign=True).is_writable is (expected is not None)
+
+
+async def test_a_store_without_the_marker_is_read_only(store: Store) -> None:
+    await add(store, "a")
+    (store.root / ".hearth-store").unlink()
+    before = sorted(store.root.rglob("*"))
+    other = open_store(store.root, is_foreign=False)
+    assert other.resolve(parse_name("a")).require_weights().path.is_file()
+    for attempt in (
+        other.put_blob(stream(b"x")),
+        other.put_bytes(b"x"),
+        other.link_blob(store.root / ".hearth-lock", nothing),
+        other.write_manifest(parse_name("b"), Manifest()),
+        other.copy(parse_name("a"), parse_name("b")),
+        other.delete(parse_name("a")),
+    ):
+        with pytest.raises(StoreReadOnly, match="hearth adopt"):
+            await attempt
+    assert await other.prune() == 0
+    assert sorted(store.root.rglob("*")) == before
+
+
+# ---- two daemons, pulled plugs ----
+
+_CHURN = """
+import asyncio, pathlib, sys
+from daemon.models.manifest import Manifest, layer_of
+from daemon.models.name import parse_name
+from daemon.models.store import open_store
+async def main(root, name, rounds):
+    store = await open_store(pathlib.Path(root), is_foreign=False)
+    for number in range(rounds):
+        blobs = [b"shared", f"{name} {number}".encode()]
+        layers = tuple(layer_of(blob, "text") for blob in blobs)
+        for blob in blobs:
+            await store.put_bytes(blob)
+        manifest = Manifest(config=layers[1], layers=layers[:1])
+        await store.write_manifest(parse_name(name), manifest, blobs)
+        store.resolve(parse_name(name))
+        if number + 1 < rounds and number % 3 == 0:
+            await store.delete(parse_name(name))
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+
+
+def churn(root: pathlib.Path, name: str, rounds: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _CHURN, str(root), name, str(rounds)], stderr=subprocess.PIPE
+    )
+
+
+def assert_whole(store: Store) -> None:
+    for entry in store.manifests():
+        for digest in entry.manifest.digests:
+            content = store.blobs.path(digest).read_bytes()
+            assert hex_of(content) == digest
+
+
+def test_two_daemons_on_one_store(store: Store) -> None:
+    children = [churn(store.root, name, 40) for name in ("a", "b")]
+    for child in children:
+        _, errors = child.communicate(timeout=60)
+        assert (child.returncode, errors) == (0, b"")
+    assert_whole(store)
+    assert len(store.manifests()) == 2
+
+
+def test_kill_in_the_middle_leaves_a_whole_store(store: Store) -> None:
+    for attempt in range(5):
+        child = churn(store.root, "a", 100_000)
+        time.sleep(0.5 + 0.07 * attempt)
+        child.kill()
+        child.communicate(timeout=10)
+        assert_whole(open_store(store.root, is_foreign=False))
+
+
+async def test_every_change_waits_for_the_other_daemon(store: Store) -> None:
+    manifest = await add(store, "a")
+    for change in (
+        lambda: store.put_blob(stream(b"x")),
+        lambda: store.put_bytes(b"y"),
+        lambda: store.link_blob(store.root / ".hearth-store", nothing),
+        lambda: store.write_manifest(parse_name("b"), manifest),
+        lambda: store.copy(parse_name("a"), parse_name("c")),
+        lambda: store.prune(),
+        lambda: store.delete(parse_name("a")),
+    ):
+        with locked(store.root / LOCK_FILE):
+            before = (blob_names(store), store.names())
+            task = asyncio.create_task(change())
+            await asyncio.wait({task}, timeout=0.1)
+            assert not task.done()
+            stored = {name for name in blob_names(store) if len(name) == len("sha256-") + 64}
+            assert (stored, store.names()) == before
+        await task
+    assert {name.short for name in store.names()} == {"b:latest", "c:latest"}

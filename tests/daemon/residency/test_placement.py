@@ -1,0 +1,90 @@
+"""From a resolved model to what must be loaded, by way of conversions and the choice of backend."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncGenerator
+
+import msgspec
+import pytest
+
+from backends.scripted.make import scripted_artifact, write_artifact
+from backends.scripted.script import Script
+from backends.select import Choice
+from converters.artifact import RopeTable
+from daemon.errors import LoadFailed, NotYet
+from daemon.models.resolved import BlobFile, ResolvedModel
+from daemon.residency.placement import ArtifactPlacer, placement_of
+from tests.daemon.residency.shelf import model
+
+CHOICE = Choice(backend="scripted", target="scripted", device="cpu", reason="")
+DIGEST = "ab" * 32
+
+
+class WritesOnDemand:
+    """Conversions that make a scripted artifact, or none at all."""
+
+    def __init__(self, folder: pathlib.Path, *, works: bool = True) -> None:
+        self._folder = folder
+        self._works = works
+        self.asked: list[tuple[str, str]] = []
+
+    async def ensure_artifact(self, source: str, target: str) -> AsyncGenerator[object]:
+        self.asked.append((source, target))
+        yield "half"
+        if self._works:
+            write_artifact(self.artifact_folder(source, target), Script())
+
+    def artifact_folder(self, source: str, target: str) -> pathlib.Path:
+        return self._folder / source / target
+
+
+async def choose(_: ResolvedModel) -> Choice:
+    return CHOICE
+
+
+def with_weights(folder: pathlib.Path) -> ResolvedModel:
+    path = folder / "blob"
+    path.write_bytes(b"GGUF")
+    return msgspec.structs.replace(model("a"), weights=BlobFile(DIGEST, path, 4))
+
+
+async def test_it_converts_then_reads_the_artifact(tmp_path: pathlib.Path):
+    conversions = WritesOnDemand(tmp_path)
+    placement = await ArtifactPlacer(conversions, choose).place(with_weights(tmp_path))
+    assert conversions.asked == [(DIGEST, "scripted")]
+    assert placement.artifact == str(tmp_path / DIGEST / "scripted")
+    assert (placement.backend, placement.weight_bytes, placement.max_context_length) == (
+        "scripted", 1 << 20, 4096,
+    )  # fmt: skip
+    assert placement.needed_bytes(1000) == (1 << 20) + 1000 * 1024
+
+
+async def test_an_unreadable_artifact_is_a_load_failure(tmp_path: pathlib.Path):
+    placer = ArtifactPlacer(WritesOnDemand(tmp_path, works=False), choose)
+    with pytest.raises(LoadFailed, match="model 'a:latest': scripted: no readable artifact"):
+        await placer.place(with_weights(tmp_path))
+
+
+async def test_what_cannot_be_loaded_is_refused_before_any_conversion(tmp_path: pathlib.Path):
+    conversions = WritesOnDemand(tmp_path)
+    placer = ArtifactPlacer(conversions, choose)
+    adapted = msgspec.structs.replace(
+        with_weights(tmp_path), adapters=(BlobFile(DIGEST, tmp_path, 1),)
+    )
+    with pytest.raises(NotYet, match="adapters"):
+        await placer.place(adapted)
+    with pytest.raises(LoadFailed, match="no GGUF weights"):
+        await placer.place(model("a"))
+    assert conversions.asked == []
+
+
+def test_only_longrope_has_an_original_context_length():
+    artifact = scripted_artifact(Script(), "0" * 64, "")
+    plain = RopeTable(inverse_frequencies=(1.0,), original_context_length=2048)
+    long = msgspec.structs.replace(plain, long_inverse_frequencies=(0.5,))
+    for table, original, is_long in ((plain, 0, False), (long, 2048, True)):
+        roped = msgspec.structs.replace(artifact, rope={"global": table})
+        placement = placement_of(roped, pathlib.Path("/x"), CHOICE)
+        assert placement.original_context_length == original
+        assert placement.key(4096).is_long is is_long

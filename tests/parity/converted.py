@@ -1,0 +1,37 @@
+"""A random model, converted: what the converter's tests on real files start from."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from converters.convert import Request, convert
+from converters.progress import Progress
+from tests.models.random_gguf import make_gguf
+
+
+class SilentProgress(Progress):
+    """Keeps the names of the phases and prints nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: list[str] = []
+
+    def start(self, phase: str, total: int = 0) -> None:
+        self.phases.append(phase)
+
+    def advance(self, count: int) -> None:
+        pass
+
+
+def converted_file(path: pathlib.Path, *, precise: bool = False) -> pathlib.Path:
+    """The artifact's folder, beside the file."""
+    final = path.with_name(f"{path.stem}{'-precise' if precise else ''}-artifact")
+    request = Request(source="5e" * 32, target="onnx-cpu", final=final, precise=precise)
+    with path.open("rb") as file:
+        convert(file, request, SilentProgress())
+    return final
+
+
+def converted(folder: pathlib.Path, *, precise: bool = False, **model: Any) -> pathlib.Path:
+    return converted_file(make_gguf(folder / "model.gguf", **model), precise=precise)

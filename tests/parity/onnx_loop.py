@@ -1,0 +1,110 @@
+"""The smallest loop that runs a converted model: no cache management, no sampling, no speed.
+
+Feeds the graph as its contract says (`converters/targets/onnx/decoder.py`), with one row and caches
+that grow by copying, so that the converter can be tested without the engine.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, Artifact, CodedTable, read_artifact
+
+Floats = npt.NDArray[np.float32]
+
+
+class OnnxLoop:
+    """One loaded artifact and one row of ids."""
+
+    def __init__(self, folder: pathlib.Path, context: int = 256) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.artifact = read_artifact(folder)
+        self.session = onnxruntime.InferenceSession(str(folder / GRAPH_FILE), options)
+        self.weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")
+        self.caches = _caches(self.artifact, context)
+        self.rope = _rope_tables(self.artifact, context)
+        self._length = 0
+
+    def run(self, ids: list[int], wanted: list[int] | None = None) -> dict[str, Any]:
+        """Appends `ids`; outputs for the wanted positions of them (default: the last)."""
+        assert self.artifact.onnx is not None
+        rows = [len(ids) - 1] if wanted is None else wanted
+        embedded = looked_up(self.weights, self.artifact.onnx.embedding, ids)
+        total = self._length + len(ids)
+        feeds = {
+            "inputs_embeds": (embedded * np.float32(self.artifact.onnx.embedding_scale))[None],
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total": np.array(total, np.int32),
+            "logit_rows": np.array(rows, np.int64),
+            **self.rope,
+            **self.caches,
+        }
+        names = [output.name for output in self.session.get_outputs()]
+        found = dict(zip(names, self.session.run(names, feeds), strict=True))
+        self.caches = {name: found[name.replace("past", "present")] for name in self.caches}
+        self._length = total
+        return found
+
+    def logprobs(self, ids: list[int]) -> npt.NDArray[np.float64]:
+        """f64 [vocabulary], for the id after `ids`."""
+        found = self.run(ids)
+        return found["logits"][0].astype(np.float64) - float(found["lse"][0])
+
+    def greedy(self, ids: list[int], count: int) -> list[int]:
+        chosen: list[int] = []
+        for _ in range(count):
+            chosen.append(int(self.run(ids)["topk_ids"][0, 0]))
+            ids = chosen[-1:]
+        return chosen
+
+
+def looked_up(weights: npt.NDArray[np.uint8], table: CodedTable, ids: list[int]) -> Floats:
+    """f32 [ids, columns], by the formula in `CodedTable`, one id at a time."""
+    return np.stack([_row(weights, table, identity) for identity in ids])
+
+
+def _row(weights: npt.NDArray[np.uint8], table: CodedTable, row: int) -> Floats:
+    def read(offset: int, item: str, index: int, count: int) -> npt.NDArray[Any]:
+        start = offset + index * count * np.dtype(item).itemsize
+        return weights[start : start + count * np.dtype(item).itemsize].view(item)
+
+    if table.bits in (16, 32):
+        item = "<f4" if table.bits == 32 else "<f2"
+        return read(table.codes_offset, item, row, table.columns).astype(np.float32)
+    blocks = table.columns // table.block
+    codes = read(table.codes_offset, "u1", row, table.columns * table.bits // 8)
+    if table.bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=1).reshape(-1)
+    scales = read(table.scales_offset, "<f4", row, blocks)[:, None]
+    codes = codes.reshape(blocks, table.block).astype(np.float32)
+    values = scales * (codes - np.float32(2 ** (table.bits - 1)))
+    if table.correction_offset >= 0:
+        every = read(table.correction_offset, "<f4", 0, blocks * table.rows)
+        values += every.reshape(blocks, -1)[:, row, None]
+    return values.reshape(-1)
+
+
+def _caches(artifact: Artifact, context: int) -> dict[str, Floats]:
+    heads = list(artifact.kv_heads)
+    heads = heads * artifact.block_count if len(heads) == 1 else heads
+    return {
+        f"past_{kind}.{index}": np.zeros((1, count, 0, artifact.head_size), np.float32)
+        for index, count in enumerate(heads)
+        for kind in ("key", "value")
+    }
+
+
+def _rope_tables(artifact: Artifact, context: int) -> dict[str, Floats]:
+    tables: dict[str, Floats] = {}
+    for name, table in artifact.rope.items():
+        suffix = "" if name == "global" else f"_{name}"
+        angles = np.arange(context)[:, None] * np.array(table.inverse_frequencies)
+        for part, function in (("cos", np.cos), ("sin", np.sin)):
+            tables[part + suffix] = (function(angles) * table.magnitude).astype(np.float32)
+    return tables
