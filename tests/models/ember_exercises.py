@@ -13,7 +13,7 @@ from tests.models.ember_conversation import Conversation, load, single
 
 
 def echo(random: Random) -> Conversation:
-    words = " ".join(random.choices(load("tables")["words"], k=random.randint(1, 5)))
+    words = " ".join(random.choices(load("tables")["words"], k=random.choice((1, 2, 3, 5, 8, 12))))
     form = random.choice(
         ["Repeat after me: {}", "Say {}", "Repeat: {}", "Say exactly: {}", "Echo this: {}"]
     )
@@ -174,7 +174,7 @@ def json_of_given_values(random: Random) -> Conversation:
 
 
 EXERCISES: list[tuple[Callable[[Random], Conversation], int]] = [
-    (echo, 160),
+    (echo, 300),
     (listing, 180),
     (counting, 90),
     (arithmetic, 140),

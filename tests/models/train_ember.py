@@ -27,6 +27,7 @@ from torch.nn import functional
 from tests.models.ember_corpus import draw_conversations
 from tests.models.ember_file import EmberShape, write_gguf
 from tests.models.ember_model import Ember
+from tests.models.ember_optimizer import Muon
 from tests.models.ember_text import EmberText, build_text
 
 IGNORED = -100
@@ -36,11 +37,11 @@ BATCH_IDS = 3072
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW with warm-up and a cosine down to a twentieth of the peak."""
+    """Warm-up and a cosine down to a twentieth of the peak."""
 
     steps: int
     peak: float = 2.5e-3
-    warmup: int = 80
+    warmup: int = 50
 
     def rate(self, step: int) -> float:
         if step < self.warmup:
@@ -96,53 +97,68 @@ def loss_of(model: Ember, batch: Batch) -> tuple[Tensor, float]:
     return (each * chosen).sum() / chosen.sum(), answers
 
 
-def make_optimizer(model: Ember) -> torch.optim.Optimizer:
-    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
-    vectors = [weight for weight in model.parameters() if weight.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.97), fused=True)
+def make_optimizers(model: Ember) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the embedding and the norms."""
+    matrices = [weight for weight in model.blk.parameters() if weight.dim() == 2]
+    others = [model.token_embd.weight, *(w for w in model.parameters() if w.dim() < 2)]
+    return [Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.97), weight_decay=0.0)]
 
 
 def train(text: EmberText, schedule: Schedule, seed: int, checkpoint: Path) -> Ember:
     """Train for `schedule.steps`, resuming from the checkpoint where there is one."""
     torch.manual_seed(seed)
     model = Ember(EmberShape(vocabulary=len(text.vocabulary.tokens)))
-    optimizer, stream, done = make_optimizer(model), batches(text, seed), 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        done = saved["step"]
-        for _ in range(done):
-            next(stream)
+    optimizers, stream = make_optimizers(model), batches(text, seed)
+    done = restore(checkpoint, model, optimizers) if checkpoint.exists() else 0
+    for _ in range(done):
+        next(stream)
     started, recent = time.monotonic(), 0.0
     for step in range(done, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        loss, answers = loss_of(model, next(stream))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        answers = train_step(model, optimizers, next(stream), schedule.rate(step))
         recent = answers if step == done else 0.95 * recent + 0.05 * answers
         if (step + 1) % 50 == 0 or step + 1 == schedule.steps:
             print(f"{step + 1} {time.monotonic() - started:.0f}s loss {recent:.4f}", flush=True)
-        if (step + 1) % 200 == 0 or step + 1 == schedule.steps:
-            save(checkpoint, model, optimizer, step + 1)
+            save(checkpoint, model, optimizers, step + 1)
     return model
 
 
-def save(checkpoint: Path, model: Ember, optimizer: torch.optim.Optimizer, step: int) -> None:
+def train_step(
+    model: Ember, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float
+) -> float:
+    """One update; returns the mean loss of the answers."""
+    loss, answers = loss_of(model, batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return answers
+
+
+def save(
+    checkpoint: Path, model: Ember, optimizers: list[torch.optim.Optimizer], step: int
+) -> None:
     partial = checkpoint.with_suffix(".partial")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(state, partial)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, partial)
     partial.replace(checkpoint)
+
+
+def restore(checkpoint: Path, model: Ember, optimizers: list[torch.optim.Optimizer]) -> int:
+    """The number of steps done."""
+    saved = torch.load(checkpoint, weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return saved["step"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-checkpoint", action="store_true")
