@@ -20,6 +20,7 @@ import uvloop
 
 from daemon.api.application import create_api
 from daemon.api.services import Services
+from daemon.api.system import daemon_version
 from daemon.choice import BackendChoice
 from daemon.config import EXIT_CONFIG, Config, ConfigError, check_listening, load_config
 from daemon.errors import DaemonError
@@ -29,6 +30,7 @@ from daemon.models.bundled import add_bundled_model
 from daemon.models.create import Creator
 from daemon.models.jobs import Conversions
 from daemon.models.store import open_store
+from daemon.models.transfers import Transfers
 from daemon.notify import notify
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
@@ -86,13 +88,15 @@ async def _run(config: Config, listener: socket.socket) -> int:
 
 async def _serve(config: Config, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
     """Starts everything in order; what is to be stopped lies on `stack`. Returns only on failure."""
-    services = await open_rooms(config, stack)
-    server = await open_door(services, listener, stack)
+    services, choice = await open_rooms(config, stack)
+    server = await open_door(services, choice, listener, stack)
     await server.wait_failed()
     log.error("the HTTP server ended by itself")
 
 
-async def open_rooms(config: Config, stack: contextlib.AsyncExitStack) -> Services:
+async def open_rooms(
+    config: Config, stack: contextlib.AsyncExitStack
+) -> tuple[Services, BackendChoice]:
     """Shelf, conversions, residency; `stack` closes them in the reverse order."""
     store = await open_store(
         config.models, is_foreign=config.models_foreign, no_prune=config.no_prune
@@ -116,11 +120,14 @@ async def open_rooms(config: Config, stack: contextlib.AsyncExitStack) -> Servic
     )
     stack.push_async_callback(residency.close)
     creator = Creator(store, conversions, choice.target_for)
-    return Services(config, store, conversions, creator, residency)
+    return Services(config, store, conversions, creator, residency), choice
 
 
 async def open_door(
-    services: Services, listener: socket.socket, stack: contextlib.AsyncExitStack
+    services: Services,
+    choice: BackendChoice,
+    listener: socket.socket,
+    stack: contextlib.AsyncExitStack,
 ) -> HttpServer:
     """HTTP, then the announcement, then the word to the service manager."""
     if services.store.is_writable and services.store.is_empty():
@@ -131,7 +138,7 @@ async def open_door(
     services.readiness.is_ready = True
     host, port = listener.getsockname()[:2]
     if not services.config.is_loopback:
-        await _announce(services.config, port, stack)
+        await _announce(services, choice, port, stack)
     log.info("listening on %s", shown_address(host, port))
     notify("READY=1")
     return server
@@ -146,10 +153,13 @@ async def _close_door(server: HttpServer, services: Services) -> None:
     await closing
 
 
-async def _announce(config: Config, port: int, stack: contextlib.AsyncExitStack) -> None:
+async def _announce(
+    services: Services, choice: BackendChoice, port: int, stack: contextlib.AsyncExitStack
+) -> None:
     # Only daemons that are open to the network need multicast at all.
-    from daemon.lan.announce import Announcer
+    from daemon.lan.announce import Announcer, Facts
 
-    announcer = Announcer(config, port)
+    facts = Facts(backend=await choice.announced(), models=len(services.store.names()))
+    announcer = Announcer(services.config, port, facts)
     stack.push_async_callback(announcer.stop)
     await announcer.start()

@@ -40,6 +40,14 @@ class BackendChoice:
         except NoBackend as error:
             raise LoadFailed(str(error)) from error
 
+    async def announced(self) -> str:
+        """The word for what runs most models here; empty when nothing does."""
+        try:
+            choice = select_backend(await self.machine(), {}, self._wanted)
+        except NoBackend:
+            return ""
+        return f"ort-{choice.device}" if choice.backend == "onnx" else choice.backend
+
     async def machine(self) -> Machine:
         return await asyncio.shield(self._machine)
 

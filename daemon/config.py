@@ -17,6 +17,7 @@ import msgspec
 
 from backends.select import RUNTIMES
 from daemon.durations import SECOND_NS, keep_alive_seconds, parse_duration_ns
+from daemon.models.registry.throttle import QuietHours, parse_quiet_hours
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     no_prune: bool = False
     debug: bool = False
     name: str = ""
+    pull_bytes_per_second: int = 0
+    pull_quiet_hours: QuietHours | None = None
+    registries: tuple[str, ...] = ()
 
     @property
     def is_loopback(self) -> bool:
@@ -154,8 +158,27 @@ def _parse_backend(text: str) -> str:
     return text
 
 
+_RATE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second: a number with K, M or G (decimal), such as 500K or 12.5M."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        rate = float(number) * _RATE_UNITS[unit]
+    except (ValueError, KeyError):
+        raise ValueError("is not a rate such as 500K or 12.5M (bytes a second)") from None
+    if not 0 <= rate < 2**63:
+        raise ValueError("is not a rate such as 500K or 12.5M (bytes a second)")
+    return int(rate)
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (trimmed(part) for part in text.split(","))))
+
+
 def _parse_origins(text: str) -> tuple[str, ...]:
-    entries = tuple(filter(None, (trimmed(part) for part in text.split(","))))
+    entries = _parse_list(text)
     for entry in entries:
         if entry != "*" and "://" not in entry:
             raise ValueError(f"{entry!r} needs a scheme, such as http://")
@@ -251,6 +274,9 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         no_prune=settings.read("noprune", parse_bool, False),
         debug=settings.read("debug", parse_bool, False),
         name=settings.read("name", str, ""),
+        pull_bytes_per_second=settings.read("pull_rate", parse_rate, 0),
+        pull_quiet_hours=settings.read("pull_quiet_hours", parse_quiet_hours, None),
+        registries=settings.read("registries", _parse_list, ()),
     )
 
 

@@ -56,15 +56,12 @@ class EmbeddingTable:
         return values if self._scale == 1 else values * self._scale
 
     def _decoded(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """In the order of `CodedTable`: bit-equal to ggml's fp32 values."""
         table = self._table
         codes = self._unpacked(index).reshape(len(index), -1, table.block)
-        scales = self._scales[index][:, :, None]
-        zero = np.float32(1 << (table.bits - 1))
-        if self._correction is None:
-            values = scales * (codes - zero)
-        else:
-            minimum = zero * scales - self._correction[:, index].T[:, :, None]
-            values = scales * codes - minimum
+        values = self._scales[index][:, :, None] * (codes - np.float32(1 << (table.bits - 1)))
+        if self._correction is not None:
+            values += self._correction[:, index].T[:, :, None]
         return values.reshape(len(index), table.columns)
 
     def _unpacked(self, index: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -4,7 +4,30 @@
 target but the layout of that operator. A new type is one class in the file of its family.
 """
 
-from converters.blocks import floats, k_quants, simple
-from converters.blocks.block_type import BLOCK_TYPES, BlockType, Codes, Form, Repacked
+from converters.blocks import floats, fp4, i_quants, k_quants, nonlinear, simple, ternary
+from converters.blocks.block_type import (
+    BLOCK_TYPES,
+    BlockType,
+    CodedBlockType,
+    Codes,
+    Form,
+    Levels,
+    Repacked,
+)
 
-__all__ = ["BLOCK_TYPES", "BlockType", "Codes", "Form", "Repacked", "floats", "k_quants", "simple"]
+__all__ = [
+    "BLOCK_TYPES",
+    "BlockType",
+    "CodedBlockType",
+    "Codes",
+    "Form",
+    "Levels",
+    "Repacked",
+    "floats",
+    "fp4",
+    "i_quants",
+    "k_quants",
+    "nonlinear",
+    "simple",
+    "ternary",
+]

@@ -18,7 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 # Slices of this many bytes keep every temporary array in the second-level cache.
-_SLICE_BYTES = 1 << 17
+SLICE_BYTES = 1 << 17
 
 
 class Form(NamedTuple):
@@ -33,6 +33,16 @@ class Codes(NamedTuple):
     """Weights `scale*q - minimum`: q int16 [n, block_size], the others f32 [n, block_size/sub]."""
 
     q: npt.NDArray[np.int16]
+    scale: Floats
+    minimum: Floats | None
+    sub: int
+
+
+class Levels(NamedTuple):
+    """Weights `scale*(code - zero) - minimum`: code u8 [n, block_size], the others as in `Codes`."""
+
+    code: Bytes
+    zero: int
     scale: Floats
     minimum: Floats | None
     sub: int
@@ -121,6 +131,12 @@ class CodedBlockType(BlockType, is_abstract=True):
         scale, minimum = self._scales(raw)
         return Codes(codes - np.int16(self.zero), scale, minimum, self.sub)
 
+    def levels(self, raw: Bytes) -> Levels:
+        """Blocks u8 [n, type_size] to unsigned codes, no wider than the file's own."""
+        raw = self._checked(raw)
+        codes = self._codes(raw).reshape(len(raw), self.block_size)
+        return Levels(codes, self.zero, *self._scales(raw), self.sub)
+
     def dequantize(self, raw: Bytes) -> Floats:
         q, scale, minimum, sub = self.unpack(raw)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -136,7 +152,7 @@ class CodedBlockType(BlockType, is_abstract=True):
         scales = np.empty((count, groups), np.float32)
         correction = np.empty((count, groups), np.float32) if self.has_minimum else None
         rounding = None if correction is None else np.empty_like(correction)
-        step = max(1, _SLICE_BYTES // self.type_size)
+        step = max(1, SLICE_BYTES // self.type_size)
         for start in range(0, count, step):
             part = slice(start, start + step)
             codes[part] = self._stored(raw[part]).reshape(-1, *codes.shape[1:])
@@ -153,14 +169,30 @@ class CodedBlockType(BlockType, is_abstract=True):
         lift = (1 << (self.bits - 1)) - self.centre
         if lift:
             codes += np.uint8(lift)
-        return pack_nibbles(codes) if self.bits == 4 else codes
+        return codes if self.bits == 8 else pack_codes(codes, self.bits)
 
 
-def pack_nibbles(codes: Bytes) -> Bytes:
-    """Codes below 16, flat or not, to half as many bytes: code 2j in the low half of byte j."""
-    lanes = codes.reshape(-1).view(np.uint64)
-    lanes |= lanes >> np.uint64(4)
-    return lanes.view(np.uint16).astype(np.uint8)
+def pack_codes(codes: Bytes, bits: int) -> Bytes:
+    """Codes below 2^bits to one stream of bits, low bits first: u8, flat, 8 codes in `bits` bytes.
+
+    Neighbours are joined in lanes of two, four and eight bytes. May overwrite `codes`.
+    """
+    lanes = np.ascontiguousarray(codes).reshape(-1).view(np.uint64)
+    if bits == 8:
+        return lanes.view(np.uint8)
+    if bits == 4:
+        lanes |= lanes >> np.uint64(4)
+        return lanes.view(np.uint16).astype(np.uint8)
+    for width in (8, 16, 32):
+        held = bits * width // 8
+        low, shift = _repeated((1 << held) - 1, 2 * width), np.uint64(width - held)
+        lanes = (lanes & low) | ((lanes >> shift) & (low << np.uint64(held)))
+    return np.ascontiguousarray(lanes.view(np.uint8).reshape(-1, 8)[:, :bits]).reshape(-1)
+
+
+def _repeated(value: int, width: int) -> np.uint64:
+    """In every lane of `width` bits of a word."""
+    return np.uint64(sum(value << shift for shift in range(0, 64, width)))
 
 
 def half_floats(raw: Bytes, offset: int, count: int = 1) -> Floats:
@@ -183,3 +215,22 @@ def splat(byte: int) -> np.uint64:
 def bit_field(lanes: np.ndarray, shift: int, mask: int) -> np.ndarray:
     """`(byte >> shift) & mask` for each byte of u64 lanes; mask and shift stay within a byte."""
     return (lanes >> np.uint64(shift)) & splat(mask) if shift else lanes & splat(mask)
+
+
+def strips(lanes: np.ndarray, run: int, bits: int) -> np.ndarray:
+    """u64 [n, w] lanes in runs of `run` lanes to codes u64 [n, w/run, 8/bits, run]."""
+    runs = lanes.reshape(len(lanes), -1, run)
+    codes = np.empty((len(lanes), runs.shape[1], 8 // bits, run), np.uint64)
+    for field in range(8 // bits):
+        codes[:, :, field] = bit_field(runs, field * bits, (1 << bits) - 1)
+    return codes
+
+
+def nibble_halves(lanes: np.ndarray, run: int) -> np.ndarray:
+    """Runs of `run` u64 lanes to their low nibbles, then their high ones: u64 [n, ...]."""
+    return strips(lanes, run, 4)
+
+
+def looked_up(codes: np.ndarray, table: bytes) -> Bytes:
+    """The table's byte for each byte below its length, in the same order, flat and read-only."""
+    return np.frombuffer(codes.tobytes().translate(table.ljust(256, b"\0")), np.uint8)

@@ -14,21 +14,13 @@ from converters.blocks.block_type import (
     Floats,
     bit_field,
     half_floats,
+    strips,
     words,
 )
 
 
 class _KQuant(CodedBlockType, is_abstract=True):
     block_size = 256
-
-
-def _strips(lanes: np.ndarray, run: int, bits: int) -> np.ndarray:
-    """u64 [n, w] lanes in runs of `run` lanes to codes u64 [n, w/run, 8/bits, run]."""
-    runs = lanes.reshape(len(lanes), -1, run)
-    codes = np.empty((len(lanes), runs.shape[1], 8 // bits, run), np.uint64)
-    for field in range(8 // bits):
-        codes[:, :, field] = bit_field(runs, field * bits, (1 << bits) - 1)
-    return codes
 
 
 def _six_bit_pairs(raw: Bytes, start: int) -> tuple[Bytes, Bytes]:
@@ -60,7 +52,7 @@ class Q2_K(_KQuant, bits=4, centre=2):
     name, type_size, sub = "Q2_K", 84, 16
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return _strips(words(raw, 16, 80), 4, 2).view(np.uint8)
+        return strips(words(raw, 16, 80), 4, 2).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
         both = words(raw, 0, 16)
@@ -74,12 +66,12 @@ class Q3_K(_KQuant, bits=4, zero=4):
     name, type_size, sub = "Q3_K", 110, 16
 
     def _codes(self, raw: Bytes) -> Bytes:
-        low = _strips(words(raw, 32, 96), 4, 2)
-        high = _strips(words(raw, 0, 32), 4, 1).reshape(low.shape)
+        low = strips(words(raw, 32, 96), 4, 2)
+        high = strips(words(raw, 0, 32), 4, 1).reshape(low.shape)
         return (low | (high << np.uint64(2))).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
-        low = _strips(words(raw, 96, 104), 1, 4).view(np.uint8).reshape(-1, 16)
+        low = strips(words(raw, 96, 104), 1, 4).view(np.uint8).reshape(-1, 16)
         tops = words(raw, 104, 108, np.uint32)
         shifts = np.array([0, 2, 4, 6], np.uint32)
         high = ((tops >> shifts) & np.uint32(0x03030303)).view(np.uint8)
@@ -93,7 +85,7 @@ class Q4_K(_KQuant, bits=4, centre=8):
     name, type_size, sub = "Q4_K", 144, 32
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return _strips(words(raw, 16, 144), 4, 4).view(np.uint8)
+        return strips(words(raw, 16, 144), 4, 4).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
         scales, mins = _six_bit_pairs(raw, 4)
@@ -106,8 +98,8 @@ class Q5_K(_KQuant, bits=8, centre=16):
     name, type_size, sub = "Q5_K", 176, 32
 
     def _codes(self, raw: Bytes) -> Bytes:
-        low = _strips(words(raw, 48, 176), 4, 4)
-        high = _strips(words(raw, 16, 48), 4, 1).reshape(low.shape)
+        low = strips(words(raw, 48, 176), 4, 4)
+        high = strips(words(raw, 16, 48), 4, 1).reshape(low.shape)
         return (low | (high << np.uint64(4))).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
@@ -121,8 +113,8 @@ class Q6_K(_KQuant, bits=8, zero=32):
     name, type_size, sub = "Q6_K", 210, 16
 
     def _codes(self, raw: Bytes) -> Bytes:
-        low = _strips(words(raw, 0, 128), 8, 4)
-        high = _strips(words(raw, 128, 192), 4, 2).reshape(low.shape)
+        low = strips(words(raw, 0, 128), 8, 4)
+        high = strips(words(raw, 128, 192), 4, 2).reshape(low.shape)
         return (low | (high << np.uint64(4))).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:

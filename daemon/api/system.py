@@ -9,6 +9,7 @@ from litestar import Controller, HttpMethod, MediaType, Response, get, post, rou
 
 from daemon.api.framing import json_response
 from daemon.api.services import Rooms
+from daemon.residency.queue import QueuedRequest
 
 # The HTTP server leaves the body out of an answer to HEAD.
 READ = (HttpMethod.GET, HttpMethod.HEAD)
@@ -43,6 +44,10 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
+class QueueAnswer(msgspec.Struct, frozen=True):
+    waiting: tuple[QueuedRequest, ...]
+
+
 class UnauthorizedAnswer(msgspec.Struct, frozen=True):
     """Clients turn it into a sign-in hint; there is no account to sign in to."""
 
@@ -72,6 +77,11 @@ class SystemController(Controller):
     @post("/api/me")
     async def account(self) -> Response[bytes]:
         return json_response(UnauthorizedAnswer(), 401)
+
+    @get("/api/queue")
+    async def queue(self, services: Rooms) -> QueueAnswer:
+        """Who waits for a model, next one first; ages in seconds."""
+        return QueueAnswer(tuple(services.residency.queue()))
 
     @get("/healthz")
     async def is_alive(self) -> Health:

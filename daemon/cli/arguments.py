@@ -50,9 +50,7 @@ def _add_serve(commands: _Commands[argparse.ArgumentParser]) -> None:
     serve.add_argument("--home", help="folder for state")
     serve.add_argument("--models", help="folder of the model store")
     serve.add_argument("--artifacts", help="folder of converted models")
-    serve.add_argument(
-        "--backend", help="onnx-cpu, onnx-cuda or mlx instead of the automatic choice"
-    )
+    serve.add_argument("--backend", help="onnx or mlx instead of the automatic choice")
     serve.add_argument(
         "--open",
         action="store_true",
@@ -103,6 +101,13 @@ def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
     importing = commands.add_parser("import", help="put a GGUF file on the shelf")
     importing.add_argument("file")
     importing.add_argument("name")
+    for name, text in (
+        ("pull", "fetch a model from a registry"),
+        ("push", "send one to a registry"),
+    ):
+        transfer = commands.add_parser(name, help=text)
+        transfer.add_argument("model", help="[HOST/][NAMESPACE/]MODEL[:TAG], hf.co/USER/REPO:QUANT")
+        transfer.add_argument("--insecure", action="store_true", help="allow http to the registry")
     convert = commands.add_parser("convert", help="convert a GGUF file by hand")
     convert.add_argument("file")
     convert.add_argument(

@@ -145,6 +145,18 @@ def _import(arguments: argparse.Namespace) -> int:
     return import_file(arguments)
 
 
+def _pull(arguments: argparse.Namespace) -> int:
+    from daemon.cli.transfers import pull_model
+
+    return pull_model(arguments)
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from daemon.cli.transfers import push_model
+
+    return push_model(arguments)
+
+
 def _convert(arguments: argparse.Namespace) -> int:
     from daemon.cli.convert import convert_file
 
@@ -169,6 +181,8 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "stop": _stop,
     "create": _create,
     "import": _import,
+    "pull": _pull,
+    "push": _push,
     "convert": _convert,
     "discover": _discover,
 }

@@ -14,6 +14,8 @@ from daemon.models.manifest import mentioned_digests
 
 # An upload whose manifest is still to come may lie about this long.
 GRACE_SECONDS = 3600
+# A download that was interrupted is worth more than the disk it takes, for this long.
+PARTIAL_GRACE_SECONDS = 14 * 86400
 
 
 def mentioned_anywhere(manifests: pathlib.Path) -> set[str]:
@@ -45,7 +47,8 @@ def prune(blobs: Blobs, manifests: pathlib.Path, kept: set[str]) -> int:
 def _is_stale(path: pathlib.Path) -> bool:
     """By the later of both times: a hard link keeps its old modification time."""
     status = path.stat()
-    return time.time() - max(status.st_mtime, status.st_ctime) > GRACE_SECONDS
+    grace_seconds = PARTIAL_GRACE_SECONDS if "-partial" in path.name else GRACE_SECONDS
+    return time.time() - max(status.st_mtime, status.st_ctime) > grace_seconds
 
 
 def _remove_empty_folders(root: pathlib.Path) -> None:

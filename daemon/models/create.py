@@ -39,12 +39,13 @@ from daemon.models.manifest import (
     layer_of,
     parse_digest,
 )
-from daemon.models.name import ModelName, parse_name
+from daemon.models.name import ModelName, is_cloud_reference, parse_name
 from daemon.models.resolved import MAX_TEXT_BYTES, ResolvedModel
 from daemon.models.store import Store
 
 _GGUF_MAGIC = b"GGUF"
 ChooseTarget = Callable[[Inspection], Awaitable[str]]
+Pull = Callable[[ModelName], AsyncGenerator[CreateStatus]]
 
 
 class _Draft(msgspec.Struct):
@@ -73,12 +74,22 @@ class _Draft(msgspec.Struct):
 
 
 class Creator:
-    """`choose_target` names the artifact for these weights here; it raises when there is none."""
+    """`choose_target` names the artifact for these weights here; it raises when there is none.
 
-    def __init__(self, store: Store, conversions: Conversions, choose_target: ChooseTarget) -> None:
+    `pull` fetches the model of a `from` that is not on the shelf; None: then it is not found.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        conversions: Conversions,
+        choose_target: ChooseTarget,
+        pull: Pull | None = None,
+    ) -> None:
         self._store = store
         self._conversions = conversions
         self._choose_target = choose_target
+        self._pull = pull
 
     def create(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
         """Checks what is checked before any stream (raises), then gives the stream of statuses."""
@@ -96,6 +107,9 @@ class Creator:
         parameters = checked_parameters(request.parameters or {})
         messages = checked_messages(request.messages or [])
         if request.source:
+            async with contextlib.aclosing(self._fetch_missing(request.source)) as steps:
+                async for step in steps:
+                    yield step
             draft, inherited = await self._from_model(request.source)
         else:
             draft, inherited = await self._from_file(request), {}
@@ -110,6 +124,16 @@ class Creator:
             draft.config = _config(draft, request, info)
             with self._store.pinned(layer.digest[-64:] for layer in draft.layers):
                 async for step in self._write(name, draft):
+                    yield step
+
+    async def _fetch_missing(self, asked: str) -> AsyncGenerator[CreateStatus]:
+        """Pulls a source that is not here; its last line, `success`, is not ours to say."""
+        name = parse_name(asked)
+        if self._pull is None or is_cloud_reference(asked) or self._store.find(name) is not None:
+            return
+        async with contextlib.aclosing(self._pull(name)) as steps:
+            async for step in steps:
+                if step.status != "success":
                     yield step
 
     async def _from_model(self, asked: str) -> tuple[_Draft, dict[str, object]]:
@@ -156,12 +180,7 @@ class Creator:
 
     async def target_for(self, inspection: Inspection) -> str:
         """What these weights are converted to here. Raises NotYet with the reasons against it."""
-        try:
-            return await self._choose_target(inspection)
-        except LoadFailed as error:
-            if inspection.refusals:
-                raise NotYet(error.message) from error
-            raise
+        return await required_target(self._choose_target, inspection)
 
     async def _convert(self, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         assert draft.inspection is not None
@@ -169,7 +188,7 @@ class Creator:
         digest = parse_digest(draft.layers[0].digest)
         async with contextlib.aclosing(self._conversions.ensure_artifact(digest, target)) as steps:
             async for step in steps:
-                yield _conversion_status(target, step)
+                yield conversion_status(target, step)
 
     async def _write(self, name: ModelName, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         config = encode_config(draft.config)
@@ -189,6 +208,16 @@ class Creator:
 
 def _hex_digests(files: dict[str, str] | None) -> list[str]:
     return [parse_digest(digest) for digest in (files or {}).values()]
+
+
+async def required_target(choose_target: ChooseTarget, inspection: Inspection) -> str:
+    """As `choose_target`, but NotYet when it is this build that cannot convert the weights."""
+    try:
+        return await choose_target(inspection)
+    except LoadFailed as error:
+        if inspection.refusals:
+            raise NotYet(error.message) from error
+        raise
 
 
 def _resolve_source(store: Store, asked: str) -> ResolvedModel:
@@ -250,7 +279,8 @@ def _config(draft: _Draft, request: CreateRequest, info: Info) -> ImageConfig:
     )
 
 
-def _conversion_status(target: str, step: ConversionProgress) -> CreateStatus:
+def conversion_status(target: str, step: ConversionProgress) -> CreateStatus:
+    """The line that a step of a conversion makes in every stream of statuses."""
     words = {
         "queued": "waiting for another conversion",
         "verify": f"verifying the {target} artifact",

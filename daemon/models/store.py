@@ -116,6 +116,12 @@ class Store:
             found, stored.digest, stored.modified_seconds, stored.manifest, self.blobs
         )
 
+    def manifest_bytes(self, name: ModelName) -> tuple[bytes, Manifest]:
+        """A model's manifest as it lies on disk. Raises NotFound, Internal."""
+        spelled = self.spelling(name)
+        data, _ = self._read_bytes(spelled, self._manifest_path(spelled))
+        return data, self._read(spelled).manifest
+
     def _is_spelled_exactly(self, name: ModelName) -> bool:
         # Listing instead of opening: some filesystems open any spelling.
         folder = self._manifests
@@ -255,7 +261,18 @@ class Store:
         """
         self.require_writable()
         data, small = encode_manifest(manifest), tuple(small_blobs)
-        return await asyncio.to_thread(self._write_manifest, name, data, small)
+        required = mentioned_digests(data)
+        return (await asyncio.to_thread(self._write_manifest, name, data, required, small))[0]
+
+    async def write_manifest_bytes(
+        self, name: ModelName, data: bytes, required: Iterable[str]
+    ) -> int:
+        """A registry's manifest, byte for byte, whose blobs are `required` (hex).
+
+        How many blobs that only the manifest before it used were removed. Raises as write_manifest.
+        """
+        self.require_writable()
+        return (await asyncio.to_thread(self._write_manifest, name, data, set(required)))[1]
 
     async def copy(self, source: ModelName, destination: ModelName) -> None:
         """A byte copy of the manifest. Raises NotFound, StoreReadOnly."""
@@ -265,15 +282,17 @@ class Store:
             raise NotFound(f'model "{source.short}" not found')
         if self.spelling(destination) != found:
             data, _ = self._read_bytes(found, self._manifest_path(found))
-            await asyncio.to_thread(self._write_manifest, destination, data)
+            required = mentioned_digests(data)
+            await asyncio.to_thread(self._write_manifest, destination, data, required)
 
     def _write_manifest(
-        self, name: ModelName, data: bytes, small_blobs: tuple[bytes, ...] = ()
-    ) -> ModelName:
+        self, name: ModelName, data: bytes, required: set[str], small_blobs: tuple[bytes, ...] = ()
+    ) -> tuple[ModelName, int]:
+        """(stored spelling, blobs removed)."""
         with self._locked():
             for blob in small_blobs:
                 self._put_bytes_locked(blob)
-            for digest in mentioned_digests(data):
+            for digest in required:
                 if not self.blobs.has(digest):
                     raise Internal(f"blob sha256:{digest} is not in the store")
             name = self.spelling(name)
@@ -281,9 +300,10 @@ class Store:
             before = path.read_bytes() if path.is_file() else b""
             make_folder(path.parent)
             write_durably(path, data, temporary_folder=self._manifests)
+            removed = 0
             if self._marker is Marker.MADE and not self._no_prune:
-                self._collect(mentioned_digests(before))
-        return name
+                removed = self._collect(mentioned_digests(before))
+        return name, removed
 
     async def delete(self, name: ModelName) -> None:
         """Removes the manifest, and blobs that no manifest on disk mentions. Raises NotFound."""
@@ -316,12 +336,15 @@ class Store:
             with self._pins_guard:
                 self._pins.subtract(held)
 
-    def _collect(self, candidates: Iterable[str]) -> None:
+    def _collect(self, candidates: Iterable[str]) -> int:
+        """How many of these blobs were removed."""
         with self._pins_guard:
             pinned = {digest for digest, count in self._pins.items() if count > 0}
         kept = pinned | collection.mentioned_anywhere(self._manifests)
-        for digest in set(candidates) - kept:
+        unused = [digest for digest in set(candidates) - kept if self.blobs.has(digest)]
+        for digest in unused:
             self.blobs.remove(digest)
+        return len(unused)
 
     async def prune(self) -> int:
         """At start: removes stale, unmentioned files. Bytes freed; 0 in stores not made here."""

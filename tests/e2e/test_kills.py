@@ -142,7 +142,7 @@ def test_a_client_that_leaves_frees_its_row(
 
 def test_two_clients_interleave(daemon: DaemonProcess, small_gguf: pathlib.Path) -> None:
     create(daemon, "pair", small_gguf)
-    body = {"model": "pair", "prompt": "x", "raw": True, "options": LONG | {"num_predict": 300}}
+    body = {"model": "pair", "prompt": "x", "raw": True, "options": LONG}
     moments: dict[int, list[float]] = {0: [], 1: []}
 
     def ask(which: int) -> None:

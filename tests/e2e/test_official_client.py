@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import ollama
 import pytest
 
@@ -11,8 +13,10 @@ QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 @pytest.fixture
-def client(daemon: DaemonProcess) -> ollama.Client:
-    return ollama.Client(host=daemon.url, trust_env=False)
+def client(daemon: DaemonProcess) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=daemon.url, trust_env=False)
+    yield client
+    client.close()
 
 
 def test_lists_and_shows_the_bundled_model(client: ollama.Client) -> None:

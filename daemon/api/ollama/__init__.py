@@ -8,6 +8,7 @@ from daemon.api.ollama.blobs import BlobController
 from daemon.api.ollama.creation import CreationController
 from daemon.api.ollama.generation import GenerationController
 from daemon.api.ollama.later import LaterController
+from daemon.api.ollama.registry_routes import RegistryController
 from daemon.api.ollama.shelf import ShelfController
 
 CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
@@ -15,5 +16,6 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     ShelfController,
     CreationController,
     BlobController,
+    RegistryController,
     LaterController,
 )

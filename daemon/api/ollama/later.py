@@ -13,6 +13,6 @@ from daemon.errors import NotYet
 class LaterController(Controller):
     tags = ["ollama"]
 
-    @post(["/api/pull", "/api/push", "/api/embed", "/api/embeddings"])
+    @post(["/api/embed", "/api/embeddings"])
     async def refuse(self, request: ApiRequest) -> NoReturn:
         raise NotYet(f"{request.url.path} is not supported by this version yet")

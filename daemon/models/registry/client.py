@@ -11,7 +11,7 @@ import secrets
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 
 import aiohttp
 import msgspec
@@ -37,6 +37,9 @@ _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _READ_BUFFER_BYTES = 1 << 20
 _CONNECT_SECONDS = 30.0
+
+# Makes the content of a request; called once a try.
+Body = Callable[[], object]
 
 
 class RegistryRefused(Internal):
@@ -130,16 +133,16 @@ class RegistryClient:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: object = None,
+        body: Body | None = None,
         accepts: tuple[int, ...] = (),
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """One request to the registry itself, with its token; asks for one once if told to.
 
-        Statuses from 400 on raise RegistryRefused unless listed in `accepts`. Redirects are not
-        followed. Raises Unreachable.
+        `body` makes what is sent, anew for each try. Statuses from 400 on raise RegistryRefused
+        unless listed in `accepts`. Redirects are not followed. Raises Unreachable.
         """
         for is_last in (False, True):
-            async with self._send(method, url, headers or {}, data) as answer:
+            async with self._send(method, url, headers or {}, body) as answer:
                 if answer.status == 401 and 401 not in accepts:
                     if is_last:
                         raise RegistryRefused("unauthorized: access denied", 401)
@@ -152,11 +155,12 @@ class RegistryClient:
 
     @contextlib.asynccontextmanager
     async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], data: object
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         sent = dict(headers)
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
+        data = body() if body else None
         with unreachable_named(self._host):
             async with self._session.request(
                 method, exact(url), headers=sent, data=data, allow_redirects=False
@@ -194,6 +198,13 @@ class RegistryClient:
         except DaemonError as error:
             raise Internal(f"pull model manifest: {error.message}") from error
 
+    async def put_manifest(self, data: bytes) -> None:
+        """The last step of a push: with it the model has its name there."""
+        url = self.url("manifests", self._name.tag)
+        headers = {"Content-Type": MANIFEST_TYPE}
+        async with self.request("PUT", url, headers=headers, body=lambda: data):
+            pass
+
     async def locate(self, digest: str) -> Location:
         """Follows redirects by hand up to the one that leaves the registry's host.
 
@@ -206,9 +217,10 @@ class RegistryClient:
             async with self.request("GET", url, headers=first_byte, accepts=(416,)) as answer:
                 if answer.status not in _REDIRECTS:
                     return Location(url, is_ours=True)
-                url = self._redirected(url, answer.headers.get("Location", ""))
-            if urllib.parse.urlsplit(url).netloc.lower() != self._host.lower():
-                return Location(url, is_ours=False)
+                location = self.location(url, answer.headers.get("Location", ""))
+            if not location.is_ours:
+                return location
+            url = location.url
         raise RegistryRefused("the registry redirects in circles")
 
     def _redirected(self, url: str, location: str) -> str:
@@ -227,23 +239,33 @@ class RegistryClient:
         host = urllib.parse.urlsplit(self._base).hostname or ""
         return self._insecure or host == "localhost" or is_private_literal(host)
 
+    def location(self, base: str, target: str) -> Location:
+        """An address that the registry gave in an answer to `base`. Raises as a redirect does."""
+        url = self._redirected(base, target)
+        return Location(url, urllib.parse.urlsplit(url).netloc.lower() == self._host.lower())
+
     @contextlib.asynccontextmanager
     async def open(
-        self, location: Location, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        location: Location,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """The blob's bytes, or a range of them; the caller looks at the status of success.
+        """A request to where a blob is, or goes; the caller looks at the status of success.
 
         Raises RegistryRefused, Unreachable.
         """
         if location.is_ours:
-            async with self.request(method, location.url, headers=headers) as answer:
+            async with self.request(method, location.url, headers=headers, body=body) as answer:
                 yield answer
             return
         is_free = self._is_private() or self._has_proxy
         session = self._session if is_free else self._elsewhere
+        data, url = body() if body else None, exact(location.url)
         with unreachable_named(urllib.parse.urlsplit(location.url).netloc):
             async with session.request(
-                method, exact(location.url), headers=dict(headers or {}), allow_redirects=False
+                method, url, headers=dict(headers or {}), data=data, allow_redirects=False
             ) as answer:
                 if answer.status >= 300:
                     raise await _refusal(answer)

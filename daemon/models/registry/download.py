@@ -84,7 +84,7 @@ class BlobDownload:
     async def __aenter__(self) -> BlobDownload:  # noqa: PYI034  # never subclassed
         """Takes up what an earlier try left; waits while another process has it. Raises NoSpace."""
         try:
-            while not await finished_in_thread(self.partial.open):
+            while not await finished_in_thread(self.partial.open):  # noqa: ASYNC110  # no event comes from there
                 await asyncio.sleep(_TAKEN_SECONDS)
         except BaseException:
             self.partial.close()
@@ -176,7 +176,7 @@ class BlobDownload:
                 await self._pause_or_give_up(error, failures)
 
     async def _pause_or_give_up(self, error: DaemonError, failures: int) -> None:
-        is_final = isinstance(error, RegistryRefused) and not _is_passing(error.code)
+        is_final = isinstance(error, RegistryRefused) and not is_passing(error.code)
         if is_final:
             raise error
         if failures >= self._settings.tries:
@@ -261,7 +261,7 @@ class _Receiver:
         self._flushed_at = time.monotonic()
 
 
-def _is_passing(code: int) -> bool:
+def is_passing(code: int) -> bool:
     """Whether trying again may help: too many requests, or the server's own trouble.
 
     403 and 401 of a direct address mean that it expired: it is asked for anew.

@@ -127,6 +127,10 @@ class PartialBlob:
             for part in saved
         ]
 
+    def read(self, byte_count: int) -> bytes:
+        """The first bytes of the file."""
+        return os.pread(self._descriptor, byte_count, 0)
+
     def append(self, part: Part, chunks: Sequence[bytes]) -> None:
         """Writes where the part stopped. Raises NoSpace; what was written before that counts."""
         for group in (chunks[i : i + 512] for i in range(0, len(chunks), 512)):

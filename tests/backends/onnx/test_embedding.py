@@ -4,10 +4,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
+from gguf.quants import dequantize
 
 from backends.onnx.embedding import EmbeddingTable
 from backends.types import EngineError
-from converters.artifact import CodedTable
+from converters.artifact import WEIGHTS_FILE, CodedTable, read_artifact
+from converters.convert import Request, convert
+from converters.progress import Progress
+from tests.models.random_gguf import make_gguf
 
 ROWS, COLUMNS, BLOCK = 6, 64, 32
 GROUPS = COLUMNS // BLOCK
@@ -43,10 +48,31 @@ def test_coded_rows(tmp_path: pathlib.Path, bits: int, has_correction: bool):
     zero = np.float32(2 ** (bits - 1))
     expected = wide * (codes.astype(np.float32) - zero)
     if has_correction:
-        minimum = zero * wide - np.repeat(correction.T, BLOCK, axis=1)
-        expected = wide * codes.astype(np.float32) - minimum
+        expected = expected + np.repeat(correction.T, BLOCK, axis=1)
     assert found.dtype == np.float32
     assert np.array_equal(found, expected[ids])
+
+
+def converted_table(folder: pathlib.Path, types: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """A GGUF whose embedding has K-quant blocks, and its artifact."""
+    source = make_gguf(folder / "m.gguf", types=types)
+    wanted = Request(source="0" * 64, target="onnx-cpu", final=folder / "artifact")
+    with source.open("rb") as file:
+        convert(file, wanted, Progress())
+    return source, wanted.final
+
+
+@pytest.mark.parametrize("types", ["Q5_K", "Q4_K", "Q6_K"])
+def test_looked_up_rows_are_bit_equal_to_the_dequantised_ones(tmp_path: pathlib.Path, types: str):
+    source, folder = converted_table(tmp_path, types)
+    artifact = read_artifact(folder)
+    assert artifact.onnx is not None
+    tensor = next(t for t in GGUFReader(source).tensors if t.name == "token_embd.weight")
+    assert tensor.tensor_type.name == types
+    expected = dequantize(tensor.data, tensor.tensor_type)
+    table = EmbeddingTable(folder / WEIGHTS_FILE, artifact.onnx.embedding)
+    found = table.lookup(range(artifact.vocabulary))
+    assert found.tobytes() == expected.astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(32, np.float32), (16, np.float16)])

@@ -1,9 +1,14 @@
-"""Every block type beside two references: gguf-py's dequantiser and llama.cpp's quantiser."""
+"""Every block type beside its references: gguf-py's and llama.cpp's dequantisers, on any bytes and on
+blocks of llama.cpp's quantiser.
+"""
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
+import xllamacpp.xllamacpp as native
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from converters.blocks import BLOCK_TYPES, BlockType, Repacked
@@ -12,12 +17,14 @@ from tests.models.block_quantiser import quantise
 
 CODED = sorted(name for name, kind in BLOCK_TYPES.items() if kind.form)
 WITH_MINS = {"Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"}
-# The code that is stored as the implicit zero point.
-CENTRES = {"Q4_1": 8, "Q4_K": 8, "Q5_1": 16, "Q5_K": 16, "Q2_K": 2}
+# The code that is stored as the implicit zero point, where a correction goes with it.
+CENTRES = {"Q4_1": 8, "Q4_K": 8, "Q5_1": 16, "Q5_K": 16, "Q2_K": 2, "IQ3_S": 8, "IQ1_S": 1}
 # Where each type keeps its fp16 numbers.
 HALVES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
-    "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
+    "IQ3_S": [0], "IQ3_XXS": [0], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ1_S": [0],
+    "TQ1_0": [52], "TQ2_0": [64],
 }  # fmt: skip
 
 
@@ -31,6 +38,8 @@ def random_blocks(kind: BlockType, count: int = 500) -> np.ndarray:
         )
         halves[:2] = (0.0, -0.0)
         raw[:, offset : offset + 2] = halves.reshape(-1, 1).view(np.uint8)
+    if kind.name == "IQ1_M":
+        raw[:, 55] &= 0xBF  # its fp16 is spread over four nibbles; this is the exponent's top bit
     return raw
 
 
@@ -41,9 +50,22 @@ def quantised_blocks(kind: BlockType) -> np.ndarray:
 
 
 def expected(kind: BlockType, raw: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         weights = quants.dequantize(raw, GGMLQuantizationType[kind.name])
     return weights.reshape(len(raw), kind.block_size)
+
+
+def llama_cpp_weights(kind: BlockType, raw: np.ndarray) -> np.ndarray:
+    """By `dequantize_row_<type>`, which the wheel exports."""
+    library = ctypes.CDLL(native.__file__)
+    weights = np.empty((len(raw), kind.block_size), np.float32)
+    name = kind.name.lower().replace("_k", "_K")
+    library[f"dequantize_row_{name}"](
+        ctypes.c_void_p(raw.ctypes.data),
+        ctypes.c_void_p(weights.ctypes.data),
+        ctypes.c_int64(weights.size),
+    )
+    return weights
 
 
 def assert_same_bits(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -56,8 +78,10 @@ def assert_same_bits(found: np.ndarray, wanted: np.ndarray) -> None:
 def reconstructed(kind: BlockType, repacked: Repacked) -> np.ndarray:
     """Weights from what a MatMulNBits node is given, in fp32: scale*(code - zero) + correction."""
     codes = repacked.codes
-    if repacked.bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:2], -1)
+    bits = np.unpackbits(codes, axis=-1, bitorder="little").reshape(
+        *codes.shape[:2], -1, repacked.bits
+    )
+    codes = np.packbits(bits, axis=-1, bitorder="little")[..., 0]
     signed = codes.astype(np.float32) - np.float32(1 << (repacked.bits - 1))
     weights = signed * repacked.scales[..., None]
     if repacked.correction is not None:
@@ -89,6 +113,14 @@ def test_dequantise_equals_the_reference_on_quantised_weights(name: str) -> None
 
 
 @pytest.mark.parametrize("name", CODED)
+def test_dequantise_equals_llama_cpp(name: str) -> None:
+    kind = BLOCK_TYPES[name]
+    for raw in (random_blocks(kind), quantised_blocks(kind)):
+        found, wanted = kind.dequantize(raw), llama_cpp_weights(kind, raw)
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", CODED)
 def test_unpack_gives_codes_in_range(name: str) -> None:
     kind = BLOCK_TYPES[name]
     q, scale, minimum, sub = kind.unpack(random_blocks(kind))
@@ -109,7 +141,7 @@ def test_repack_shapes_are_those_of_the_form(name: str) -> None:
     assert repacked.codes.dtype == np.uint8
     assert repacked.codes.shape == (7, groups, block * bits // 8)
     assert repacked.scales.shape == (7, groups)
-    assert (repacked.correction is not None) == has_correction == (name in WITH_MINS)
+    assert (repacked.correction is not None) == has_correction == (name in CENTRES)
 
 
 @pytest.mark.parametrize("name", CODED)
@@ -132,10 +164,12 @@ def test_on_random_bytes_only_the_rounding_of_the_correction_differs(name: str) 
     if repacked.correction is None:
         assert not error.any()
         return
-    scale, minimum = (np.float64(part) for part in (repacked.scales, kind.unpack(raw).minimum))
+    levels = kind.levels(raw)
+    assert levels.minimum is not None
+    scale, minimum = np.float64(levels.scale), np.float64(levels.minimum)
     exact = CENTRES[name] * scale - minimum  # 53 bits are enough for any two fp16 exponents
     is_rounded = np.repeat(exact != repacked.correction, repacked.block, axis=1)
-    assert is_rounded.any() and not error[~is_rounded].any()
+    assert is_rounded.any() == (name in WITH_MINS) and not error[~is_rounded].any()
     # Half a unit in the last place of C, and of the weight on either side.
     size = np.repeat(np.abs(repacked.correction), repacked.block, axis=1) + 2 * np.abs(wanted)
     assert np.all(error <= size * 2.0**-24)

@@ -26,6 +26,7 @@ from daemon.models.marker import claim
 from daemon.models.name import parse_name
 from daemon.models.resolved import ResolvedModel
 from daemon.models.store import Store
+from daemon.models.transfers import Transfers
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
 from daemon.residency.settings import ResidencySettings
@@ -144,8 +145,9 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
         ArtifactPlacer(cast("Conversions", models), _scripted),
     )
     conversions = cast("Conversions", models)
-    creator = Creator(store, conversions, _scripted_target)
-    services = Services(config, store, conversions, creator, residency)
+    transfers = Transfers(config, store, conversions, _scripted_target, version="1.2.3")
+    creator = Creator(store, conversions, _scripted_target, transfers.pull)
+    services = Services(config, store, conversions, creator, residency, transfers)
     try:
         async with (
             served(create_api(services), config.host) as base,
@@ -153,6 +155,7 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
         ):
             yield Rig(services, models, client)
     finally:
+        await transfers.close()
         await residency.close()
 
 

@@ -1,0 +1,210 @@
+"""IQ1, IQ2 and IQ3: runs of 8 or 4 weights that point into a codebook, with signs or shifts.
+
+What has few enough levels in even steps is written in 4 bits (IQ3_S, IQ1_S), the rest in 8.
+Source: llama.cpp, `dequantize_row_iq1_s` to `dequantize_row_iq3_s`; a codebook's entry i of 8
+weights is lane i, so one look-up yields eight codes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.blocks.block_type import (
+    Bytes,
+    CodedBlockType,
+    Codes,
+    Floats,
+    half_floats,
+    splat,
+    words,
+)
+from converters.blocks.codebooks import codebook, parity_sign_masks, sign_masks
+
+_SIGNS = sign_masks()
+_PARITY_SIGNS = parity_sign_masks()
+_IQ2_LEVELS = (8, 25, 43, 0)
+_IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
+_SEVENS = np.array([0, 7, 14, 21], np.uint32)
+
+
+class _IQuant(CodedBlockType, is_abstract=True):
+    block_size = 256
+
+
+def _signed(lanes: np.ndarray, masks: np.ndarray) -> Bytes:
+    """128 + level, or 128 - level where the mask's byte is 0xFF; no level is 0."""
+    lanes = lanes ^ masks
+    lanes += masks & splat(1)
+    lanes ^= splat(0x80)
+    return lanes.view(np.uint8)
+
+
+def _nibbles(raw: Bytes, start: int, stop: int) -> Floats:
+    """Bytes to their low and high halves in turn, f32 [n, 2 bytes]."""
+    both = raw[:, start:stop, None] >> np.array([0, 4], np.uint8)
+    return (both & np.uint8(0x0F)).reshape(len(raw), -1).astype(np.float32)
+
+
+def _scaled(factor: Floats, multiples: Floats) -> Floats:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return factor * multiples
+
+
+def _parity_masks(sevens: np.ndarray) -> np.ndarray:
+    """u32 [n, 8] of four seven-bit signs each to u64 masks [n, 32]."""
+    fields = (sevens[:, :, None] >> _SEVENS) & np.uint32(0x7F)
+    return _PARITY_SIGNS[fields.reshape(len(sevens), 32)]
+
+
+class IQ2_XXS(_IQuant, bits=8, zero=128):
+    """d, then per 32 weights 4 bytes of entries and a word of four signs and a scale."""
+
+    name, type_size, sub = "IQ2_XXS", 66, 32
+    _entries = codebook("IQ2_XXS", _IQ2_LEVELS, 8)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        pairs = words(raw, 2, 66, np.uint32).reshape(-1, 8, 2)
+        entries = np.ascontiguousarray(pairs[:, :, 0]).view(np.uint8)
+        return _signed(self._entries[entries], _parity_masks(pairs[:, :, 1]))
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        steps = words(raw, 2, 66, np.uint32)[:, 1::2] >> np.uint32(28)
+        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + np.float32(0.5)) / 4), None
+
+
+class IQ2_XS(_IQuant, bits=8, zero=128):
+    """d, 32 words of a nine-bit entry and a seven-bit sign, 8 bytes of scales."""
+
+    name, type_size, sub = "IQ2_XS", 74, 16
+    _entries = codebook("IQ2_XS", _IQ2_LEVELS, 8)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        both = words(raw, 2, 66, np.uint16)
+        masks = _PARITY_SIGNS[both >> np.uint16(9)]
+        return _signed(self._entries[both & np.uint16(0x1FF)], masks)
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        steps = _nibbles(raw, 66, 74)
+        return _scaled(half_floats(raw, 0), (steps + np.float32(0.5)) / 4), None
+
+
+class IQ2_S(_IQuant, bits=8, zero=128):
+    """d, 32 low bytes of entries, 32 bytes of signs, 8 bytes of entries' top bits, 8 of scales."""
+
+    name, type_size, sub = "IQ2_S", 82, 16
+    _entries = codebook("IQ2_S", _IQ2_LEVELS, 8)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        tops = raw[:, 66:74, None] >> np.array([0, 2, 4, 6], np.uint8)
+        tops = (tops & np.uint8(3)).reshape(-1, 32).astype(np.uint16) << np.uint16(8)
+        return _signed(self._entries[raw[:, 2:34] | tops], _SIGNS[raw[:, 34:66]])
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        steps = _nibbles(raw, 74, 82)
+        return _scaled(half_floats(raw, 0), (steps + np.float32(0.5)) / 4), None
+
+
+class IQ3_XXS(_IQuant, bits=8, zero=128):
+    """d, 64 bytes of entries of 4 weights, 8 words of four signs and a scale."""
+
+    name, type_size, sub = "IQ3_XXS", 98, 32
+    _entries = codebook("IQ3_XXS", _IQ3_XXS_LEVELS, 4)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        lanes = self._entries[raw[:, 2:66]].view(np.uint64)
+        return _signed(lanes, _parity_masks(words(raw, 66, 98, np.uint32)))
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        steps = words(raw, 66, 98, np.uint32) >> np.uint32(28)
+        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + np.float32(0.5)) / 2), None
+
+
+class IQ3_S(_IQuant, bits=4, centre=8):
+    """d, 64 low bytes of entries, 8 bytes of their ninth bits, 32 of signs, 4 of scales.
+
+    The levels are the odd numbers from -15 to 15: as codes u from 0 to 15, `scale*(2u - 15)`.
+    """
+
+    name, type_size, sub = "IQ3_S", 110, 32
+    _entries = codebook("IQ3_S", range(8), 4)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        ninths = np.unpackbits(raw[:, 66:74], axis=1, bitorder="little").astype(np.uint16)
+        lanes = self._entries[raw[:, 2:66] | (ninths << np.uint16(8))].view(np.uint64)
+        lanes ^= _SIGNS[raw[:, 74:106]] & splat(0x0F)
+        lanes ^= splat(0x08)
+        return lanes.view(np.uint8)
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
+        step = self._steps(raw)
+        return step * 2, step * 15
+
+    def _steps(self, raw: Bytes) -> Floats:
+        return _scaled(half_floats(raw, 0), 1 + 2 * _nibbles(raw, 106, 110))
+
+    def unpack(self, raw: Bytes) -> Codes:
+        """The odd numbers themselves."""
+        raw = self._checked(raw)
+        codes = self._codes(raw).reshape(len(raw), self.block_size).astype(np.int16)
+        return Codes(2 * codes - np.int16(15), self._steps(raw), None, self.sub)
+
+
+class IQ1_S(_IQuant, bits=4, centre=1):
+    """d, 32 low bytes of entries, 8 words of entries' top bits, a scale and the sign of the shift.
+
+    A weight is `scale*(level - 1 ± 1/8)` with levels 0, 1, 2.
+    """
+
+    name, type_size, sub = "IQ1_S", 50, 32
+    _entries = codebook("IQ1_S", (0, 1, 2, 0), 8)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        tops = words(raw, 34, 50, np.uint16)[:, :, None] >> np.array([0, 3, 6, 9], np.uint16)
+        tops = (tops & np.uint16(7)).reshape(-1, 32) << np.uint16(8)
+        return self._entries[raw[:, 2:34] | tops].view(np.uint8)
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
+        scale, shift = self._steps(raw)
+        return scale, _scaled(scale, (8 - shift) / np.float32(8))
+
+    def _steps(self, raw: Bytes) -> tuple[Floats, Floats]:
+        """Scales, and shifts in eighths."""
+        fields = words(raw, 34, 50, np.uint16)
+        steps = ((fields >> np.uint16(12)) & np.uint16(7)).astype(np.float32)
+        shift = np.where(fields & np.uint16(0x8000), np.float32(-1), np.float32(1))
+        return _scaled(half_floats(raw, 0), 2 * steps + 1), shift
+
+    def unpack(self, raw: Bytes) -> Codes:
+        """In eighths, shift included."""
+        raw = self._checked(raw)
+        scale, shift = self._steps(raw)
+        levels = self._codes(raw).reshape(len(raw), -1, self.sub).astype(np.int16)
+        q = 8 * levels - np.int16(8) + shift.astype(np.int16)[:, :, None]
+        return Codes(q.reshape(len(raw), -1), _scaled(scale, np.float32(0.125)), None, self.sub)
+
+
+class IQ1_M(_IQuant, bits=8, zero=128):
+    """32 low bytes of entries, 16 bytes of two top nibbles each (three bits of entry, one of sign),
+    8 bytes of sixteen three-bit scales, whose spare nibbles are d.
+
+    A shift holds for 8 weights and a scale for 16, so the codes are in eighths, shift included.
+    """
+
+    name, type_size, sub = "IQ1_M", 56, 16
+    _entries = codebook("IQ1_S", (120, 128, 136, 0), 8)
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        tops = (raw[:, 32:48, None] >> np.array([0, 4], np.uint8)).reshape(-1, 32)
+        entries = raw[:, :32] | ((tops & np.uint8(7)).astype(np.uint16) << np.uint16(8))
+        minus_two = ((tops >> np.uint8(3)) & np.uint8(1)).astype(np.uint64) * splat(2)
+        return (self._entries[entries] + splat(1) - minus_two).view(np.uint8)
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        fields = words(raw, 48, 56, np.uint16)
+        steps = (fields[:, :, None] >> np.array([0, 3, 6, 9], np.uint16)) & np.uint16(7)
+        steps = 2 * steps.reshape(-1, 16).astype(np.float32) + 1
+        tops = (fields >> np.uint16(12)) << np.array([0, 4, 8, 12], np.uint16)
+        halves = np.bitwise_or.reduce(tops, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            factor = halves.view(np.float16).astype(np.float32)
+        return _scaled(factor, steps * np.float32(0.125)), None

@@ -1,0 +1,53 @@
+"""The types of -1, 0 and 1 under one fp16 scale for 256 weights, written as 2-bit codes.
+
+The scale is written twice, for 128 weights each: that is the longest block with a fast product.
+Source: llama.cpp, `dequantize_row_tq1_0`, `dequantize_row_tq2_0`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.blocks.block_type import Bytes, CodedBlockType, Floats, half_floats, strips, words
+
+
+class _Ternary(CodedBlockType, is_abstract=True):
+    block_size, sub = 256, 128
+    scale_offset: int
+
+    def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        return np.repeat(half_floats(raw, self.scale_offset), 2, axis=1), None
+
+
+class TQ2_0(_Ternary, bits=2, zero=1):
+    """64 bytes of codes, d."""
+
+    name, type_size, scale_offset = "TQ2_0", 66, 64
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        return strips(words(raw, 0, 64), 4, 2).view(np.uint8)
+
+
+class TQ1_0(_Ternary, bits=2, zero=1):
+    """Five codes in a byte: 32 bytes for weights 0-159, 16 for 160-239, 4 bytes of four for the rest.
+
+    The byte is the fraction 0.abcde in base 3, times 256 and rounded up: multiplying by 3 moves the
+    next digit out on top.
+    """
+
+    name, type_size, scale_offset = "TQ1_0", 54, 52
+
+    def _codes(self, raw: Bytes) -> Bytes:
+        codes = np.empty((len(raw), 256), np.uint8)
+        for first, width, digits, start in ((0, 32, 5, 0), (32, 16, 5, 160), (48, 4, 4, 240)):
+            fraction = np.ascontiguousarray(raw[:, first : first + width])
+            for digit in range(digits):
+                at = start + digit * width
+                codes[:, at : at + width] = _top_digit(fraction)
+                fraction = fraction * np.uint8(3)
+        return codes
+
+
+def _top_digit(fraction: Bytes) -> Bytes:
+    """3 · fraction / 256, rounded down."""
+    return (fraction >= 86).view(np.uint8) + (fraction >= 171).view(np.uint8)
