@@ -73,7 +73,8 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
 
     `prompt` is raw: no template at all. `template` is the Go template to use instead of the
     artifact's own chat template (empty: the artifact's). `context_ids` are put before the rendered
-    prompt. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a JSON Schema. `want_context` asks for the ids
+    prompt. `cache_scope` names who may share what is kept of it (one API key, say): see
+    `GenerateRequest`. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a JSON Schema. `want_context` asks for the ids
     of prompt and answer in the final `Delta`.
     """
 
@@ -95,6 +96,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
     shift: bool | None = None
     want_context: bool = False
     reproducible: bool = False
+    cache_scope: str = ""
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embed"):
@@ -183,7 +185,10 @@ class Logprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of ids and times in ns. `prompt_tokens` is the full prompt, cached part included."""
+    """Counts of ids and times in ns. `prompt_tokens` is the full prompt, cached part included.
+
+    `dropped_tokens` are ids of prompt and answer that were cut or left the context.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -248,6 +253,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     resident_bytes: int = 0
     steps: int = 0
     loaded: bool = False
+    cached_bytes: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="failed"):
@@ -272,18 +278,32 @@ FAILURE_CODES = {
 }
 
 ToWorker = Load | Chat | Embed | Rank | CountTokens | Render | Probe | Cancel
-FromWorker = (
-    Loaded | Delta | Progress | Embedded | Ranked | Counted | Rendered | Status | Failed
-)
+FromWorker = Loaded | Delta | Progress | Embedded | Ranked | Counted | Rendered | Status | Failed
 
 
 # ---- the ids level: between the worker's text side and an engine ----
 
 
+class Constraint(Protocol):
+    """Which ids an answer may go on with. Belongs to one request; called from the engine's thread."""
+
+    def allowed(self) -> bytes:
+        """Packed bits of uint8 [vocabulary/8], lowest first: may the id come? Raises EngineError."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Takes the id that was chosen. Never blocks."""
+        ...
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`top_logprobs` -1: none wanted; 0: the sampled id's only; n: the n likeliest beside it.
 
-    `end_ids` finish with `stop` and are not emitted as text. `mask` (later issues) is a grammar.
+    `end_ids` finish with `stop` and are not emitted as text. `constraint` needs an engine whose
+    capabilities say `grammar`; an end id comes only where it allows one. With `shift` an answer
+    that fills the context goes on: the first `keep_length` ids stay, half of the others go.
+    What is kept of a request serves later ones of the same `cache_scope`, and others only where the
+    first `system_length` ids, the system prompt, are the same.
     """
 
     request_id: RequestId
@@ -295,6 +315,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     newline_ids: frozenset[int] = frozenset()
     top_logprobs: int = -1
     reproducible: bool = False
+    constraint: Constraint | None = None
+    shift: bool = False
+    keep_length: int = 0
+    cache_scope: str = ""
+    system_length: int = 0
 
 
 class Prefilled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -339,10 +364,13 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`kv_bytes` are held by the active requests, `cached_bytes` by what is kept for later ones."""
+
     active: int
     waiting: int
     kv_bytes: int
     steps: int
+    cached_bytes: int = 0
 
 
 class Engine(Protocol):

@@ -21,6 +21,8 @@ ARTIFACT_FILE = "artifact.json"
 TOKENIZER_FILE = "tokenizer.json"
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
+MLX_CONFIG_FILE = "config.json"
+MLX_WEIGHTS_FILE = "model.safetensors"
 
 Exactness = Literal["exact", "scale-rounded", "re-encoded"]
 TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
@@ -70,13 +72,36 @@ class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     correction_offset: int = -1
 
 
+class RowState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An input `past` and an output `present`, fp32 [B, *shape], that a row carries from run to run.
+
+    Zeros where a row begins. It holds the whole of what the row has read: unlike keys and values it
+    can be neither shortened nor cut, so a prefix is reused whole or not at all.
+    """
+
+    past: str
+    present: str
+    shape: tuple[int, ...]
+
+
 class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the ONNX engine must know beside the graph. Inputs and outputs: see `backends/onnx`."""
+    """What the ONNX engine must know beside the graph.
+
+    A decoder's inputs and outputs: `backends/onnx/binding.py`, and a `RowState` for each of `states`.
+    A model with `Artifact.pooling`, or without causality, is an encoder instead: no cache, one run
+    for one batch. In: `inputs_embeds` f32 [B, S, E], looked up as for a decoder, texts padded on the
+    right with anything finite; `lengths` i32 [B], ids of each text, 1 or more; `cos`/`sin` (and
+    `cos_local`/`sin_local`) f32 [P, pairs], P >= S, for each table in `Artifact.rope`. Out: `pooled`
+    f32 [B, vector_size], not normalised; for pooling "rank" the scores of the labels, the first one
+    being the relevance. Without pooling: `hidden` f32 [B, S, E], where padding means nothing.
+    """
 
     embedding: CodedTable
     top_k: int = 64
     embedding_scale: float = 1.0
     key_value_dtype: str = "float32"
+    states: tuple[RowState, ...] = ()
+    vector_size: int = 0
 
 
 class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,7 +121,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`artifact.json`. `source` is the source id (64 hex digits); sizes are bytes.
 
     `heads`, `kv_heads` and `head_size` are per transformer block where the list has more than one
-    entry, else they hold for all. `window` is 0 for full attention.
+    entry, else they hold for all; a block of 0 kv heads has no keys and values.
     """
 
     format: int

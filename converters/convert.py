@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import pathlib
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
 
+from converters.architectures.library import library_form
+from converters.architectures.mixers import ShortConvolution
 from converters.architectures.rope import rope_table
 from converters.artifact import (
     ARTIFACT_FILE,
@@ -29,7 +32,10 @@ from converters.gguf import GgufFile, read_header, text_value
 from converters.plan import Plan, plan
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
+from converters.targets.mlx import write as mlx_target
+from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.onnx import write as onnx_target
+from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.tensor_reader import TensorReader
 from converters.tokenizer import TokenizerFiles, build_tokenizer
 
@@ -48,7 +54,7 @@ def convert(file: BinaryIO, request: Request, progress: Progress) -> int:
     if request.final.exists():
         return read_artifact(request.final).file_bytes
     progress.start("plan")
-    header = read_header(file)
+    header = library_form(read_header(file))
     tokenizer = build_tokenizer(header.metadata)
     planned = plan(header, request.target, request.precise)
     check_space(request.final.parent, planned.artifact_bytes)
@@ -72,9 +78,10 @@ class _Job(msgspec.Struct, frozen=True):
 def _convert(job: _Job, request: Request, progress: Progress) -> int:
     with staged(request.final) as staging:
         progress.start("write", job.plan.layout.weights_bytes)
-        records = onnx_target.write(job.plan, job.reader, staging, progress.advance)
+        rope = _rope_tables(job)
+        records = _write_target(job, rope, staging, progress.advance)
         (staging / TOKENIZER_FILE).write_bytes(job.tokenizer.tokenizer_json)
-        artifact = _describe(job, request, records)
+        artifact = _describe(job, request, rope, records)
         artifact_bytes = _write_description(artifact, staging)
         progress.start("verify", artifact_bytes)
         _verify(job.plan, artifact_bytes, staging)
@@ -85,10 +92,22 @@ def _convert(job: _Job, request: Request, progress: Progress) -> int:
     return artifact_bytes
 
 
-def _describe(job: _Job, request: Request, records: list[TensorRecord]) -> Artifact:
+def _write_target(
+    job: _Job, rope: dict[str, RopeTable], staging: pathlib.Path, advance: Callable[[int], None]
+) -> list[TensorRecord]:
+    planned = job.plan
+    if isinstance(planned.layout, MlxLayout):
+        return mlx_target.write(planned.model, planned.layout, rope, job.reader, staging, advance)
+    return onnx_target.write(planned.model, planned.layout, job.reader, staging, advance)
+
+
+def _describe(
+    job: _Job, request: Request, rope: dict[str, RopeTable], records: list[TensorRecord]
+) -> Artifact:
     model, planned, tokenizer = job.plan.model, job.plan, job.tokenizer
-    first = model.blocks[0].attention
-    kv_heads = tuple(block.attention.kv_heads for block in model.blocks)
+    mixers = [block.mixer for block in model.blocks]
+    first = next(each for each in mixers if not isinstance(each, ShortConvolution))
+    kv_heads = tuple(0 if isinstance(each, ShortConvolution) else each.kv_heads for each in mixers)
     return Artifact(
         format=ARTIFACT_FORMAT,
         converter=CONVERTER_VERSION,
@@ -102,22 +121,36 @@ def _describe(job: _Job, request: Request, records: list[TensorRecord]) -> Artif
         kv_heads=kv_heads if len(set(kv_heads)) > 1 else kv_heads[:1],
         head_size=first.head_size,
         vocabulary=model.vocabulary,
-        context_length=model.context_length,
+        context_length=planned.context_length,
         kv_bytes_per_token=planned.kv_bytes_per_token,
-        rope=_rope_tables(job),
+        causal=model.encoder.is_causal if model.encoder else True,
+        pooling=model.encoder.pooling if model.encoder else "",
+        rope=rope,
         special=tokenizer.special,
         tokenizer_kind=tokenizer.kind,
         pre_tokenizer=tokenizer.pre,
         chat_template=text_value(job.header.metadata, "tokenizer.chat_template"),
-        resident_bytes={"cpu": planned.resident_bytes},
+        resident_bytes={_device(planned): planned.resident_bytes},
         tensors=tuple(records),
         skipped_tensors=planned.skipped,
         precise=planned.is_precise,
-        onnx=OnnxGraph(
-            embedding=planned.layout.embedding,
-            top_k=onnx_target.top_k(model),
-            embedding_scale=model.embedding_scale,
-        ),
+        onnx=_onnx_graph(planned),
+    )
+
+
+def _device(planned: Plan) -> str:
+    return "metal" if isinstance(planned.layout, MlxLayout) else "cpu"
+
+
+def _onnx_graph(planned: Plan) -> OnnxGraph | None:
+    if not isinstance(planned.layout, OnnxLayout):
+        return None
+    return OnnxGraph(
+        embedding=planned.layout.embedding,
+        top_k=onnx_target.top_k(planned.model),
+        embedding_scale=planned.model.embedding_scale,
+        states=onnx_target.row_states(planned.model),
+        vector_size=onnx_target.vector_size(planned.model) if planned.model.encoder else 0,
     )
 
 
@@ -125,9 +158,11 @@ def _rope_tables(job: _Job) -> dict[str, RopeTable]:
     tensors = {tensor.name: tensor for tensor in job.header.tensors}
     tables: dict[str, RopeTable] = {}
     for name, recipe in job.plan.model.rope.items():
-        tensor = tensors.get(recipe.factors)
-        factors = job.reader.floats(tensor, 0, tensor.elements) if tensor else None
-        tables[name] = rope_table(recipe, factors)
+        factors, long_factors = (
+            job.reader.floats(tensor, 0, tensor.elements) if tensor else None
+            for tensor in (tensors.get(recipe.factors), tensors.get(recipe.long_factors))
+        )
+        tables[name] = rope_table(recipe, factors, long_factors)
     return tables
 
 
@@ -147,4 +182,7 @@ def _verify(planned: Plan, artifact_bytes: int, staging: pathlib.Path) -> None:
     found = sum(path.stat().st_size for path in staging.iterdir())
     if read_artifact(staging).file_bytes != artifact_bytes or found != artifact_bytes:
         raise RuntimeError(f"the artifact has {found} bytes instead of {artifact_bytes}")
-    onnx_target.verify(planned, staging)
+    if isinstance(planned.layout, MlxLayout):
+        mlx_target.verify(planned.layout, staging)
+    else:
+        onnx_target.verify(planned.layout, staging)

@@ -11,12 +11,18 @@ import re
 
 import msgspec
 
+from converters.architectures.library import library_form
+from converters.architectures.mixers import ShortConvolution
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
 from converters.errors import ConversionError, Unsupported
 from converters.gguf import GgufFile, TensorInfo
-from converters.targets.onnx.layout import Layout, plan_layout
+from converters.targets.mlx.layout import Layout as MlxLayout
+from converters.targets.mlx.layout import plan_layout as plan_mlx_layout
+from converters.targets.mlx.models.registry import family_of
+from converters.targets.onnx.layout import Layout as OnnxLayout
+from converters.targets.onnx.layout import plan_layout as plan_onnx_layout
 from converters.tokenizer import tokenizer_refusal
 
 # Tensors that no text decoder reads: encoders and projectors stored along, extra prediction heads,
@@ -33,6 +39,10 @@ _TOKENIZER_RATIO = 2
 _PACKED_BITS_PER_BLOCK = 64
 
 
+# Target → the name that an inspection gives its runtime.
+RUNTIMES = {"onnx-cpu": "onnx", "mlx": "mlx"}
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One conversion. `skipped` are the tensors left out by rule; sizes in bytes are estimates
     except for `layout.weights_bytes`, which is exact.
@@ -42,27 +52,45 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     is_precise: bool
     model: ModelShape
-    layout: Layout
+    layout: OnnxLayout | MlxLayout
     skipped: tuple[str, ...]
     artifact_bytes: int
     resident_bytes: int
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """fp32 keys and values of all blocks for one id."""
-        attentions = [block.attention for block in self.model.blocks]
-        return sum(2 * 4 * each.kv_heads * each.head_size for each in attentions)
+        """Keys and values of all blocks for one id, in the target's own numbers."""
+        if self.model.encoder:
+            return 0
+        mixers = [block.mixer for block in self.model.blocks]
+        caching = [each for each in mixers if not isinstance(each, ShortConvolution)]
+        numbers = sum(2 * each.kv_heads * each.head_size for each in caching)
+        is_half = isinstance(self.layout, MlxLayout) and self.layout.number != "F32"
+        return numbers * (2 if is_half else 4)
+
+    @property
+    def context_length(self) -> int:
+        """The model's own, or less where the target cannot follow it that far."""
+        if isinstance(self.layout, MlxLayout):
+            return self.layout.context_length
+        return self.model.context_length
 
 
 def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
     """Raises Unsupported for what this build cannot convert, MalformedFile for what is broken."""
-    if target != "onnx-cpu":
+    if target not in RUNTIMES:
         raise Unsupported(f"the target {target} is not supported yet")
+    file = library_form(file)
     model = describe(file)
     _check_head_sizes(model)
     skipped = _left_out(file, model)
     tensors = {tensor.name: tensor for tensor in file.tensors}
-    layout = plan_layout(model, tensors, precise=precise)
+    if target == "mlx":
+        layout = plan_mlx_layout(model, tensors, family_of(model))
+        files_bytes = resident_bytes = layout.weights_bytes
+    else:
+        layout = plan_onnx_layout(model, tensors, precise=precise)
+        files_bytes, resident_bytes = _onnx_bytes(layout), _resident_bytes(layout)
     return Plan(
         target=target,
         variant=variant_folder(target, precise=precise),
@@ -70,26 +98,29 @@ def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
         model=model,
         layout=layout,
         skipped=skipped,
-        artifact_bytes=_artifact_bytes(file, layout),
-        resident_bytes=_resident_bytes(layout),
+        artifact_bytes=files_bytes + _TOKENIZER_RATIO * file.data_offset,
+        resident_bytes=resident_bytes,
     )
 
 
 def assess(file: GgufFile) -> tuple[dict[str, str], dict[str, int]]:
     """(refusals, estimated artifact bytes), both by runtime: "onnx", "mlx"."""
-    refusals, estimates = {"mlx": "the target mlx is not supported yet"}, {}
-    try:
-        if reason := tokenizer_refusal(file.metadata):
-            raise Unsupported(reason)
-        estimates["onnx"] = plan(file, "onnx-cpu").artifact_bytes
-    except ConversionError as error:
-        refusals["onnx"] = str(error)
+    refusals: dict[str, str] = {}
+    estimates: dict[str, int] = {}
+    for target, runtime in RUNTIMES.items():
+        try:
+            if reason := tokenizer_refusal(library_form(file).metadata):
+                raise Unsupported(reason)
+            estimates[runtime] = plan(file, target).artifact_bytes
+        except ConversionError as error:
+            refusals[runtime] = str(error)
     return refusals, estimates
 
 
 def _check_head_sizes(model: ModelShape) -> None:
     """The artifact states one head size for all blocks."""
-    sizes = {block.attention.head_size for block in model.blocks}
+    mixers = [block.mixer for block in model.blocks]
+    sizes = {each.head_size for each in mixers if not isinstance(each, ShortConvolution)}
     if len(sizes) > 1:
         raise Unsupported(f"{model.architecture}: heads of {sorted(sizes)} in one model")
 
@@ -108,13 +139,12 @@ def _no_place(tensor: TensorInfo, model: ModelShape) -> str:
     return f"tensor {tensor.name!r} has no place in {model.architecture} as this build knows it"
 
 
-def _artifact_bytes(file: GgufFile, layout: Layout) -> int:
+def _onnx_bytes(layout: OnnxLayout) -> int:
     pieces = sum(1 for _ in layout.pieces())
-    graph = _GRAPH_BYTES + pieces * _GRAPH_BYTES_PER_PIECE
-    return layout.weights_bytes + graph + _TOKENIZER_RATIO * file.data_offset
+    return layout.weights_bytes + _GRAPH_BYTES + pieces * _GRAPH_BYTES_PER_PIECE
 
 
-def _resident_bytes(layout: Layout) -> int:
+def _resident_bytes(layout: OnnxLayout) -> int:
     """What a CPU session keeps on the heap; the raw weights stay mapped and can be dropped."""
     bits = 0
     for matrix in layout.matrices.values():
@@ -125,4 +155,5 @@ def _resident_bytes(layout: Layout) -> int:
         halves = 2 if form.kind == "split" else 1
         bits += weights * form.bits + blocks * _PACKED_BITS_PER_BLOCK * halves
         bits += blocks * 32 if form.is_corrected else 0
-    return bits // 8
+    stacks = (piece for stack in layout.stacks.values() for piece in stack.pieces.values())
+    return bits // 8 + sum(piece.nbytes for piece in stacks)

@@ -26,8 +26,10 @@ from daemon.config import EXIT_CONFIG, Config, ConfigError, check_listening, loa
 from daemon.errors import DaemonError
 from daemon.listening import HttpServer, ListenError, bind_socket, shown_address
 from daemon.logs import set_up_logging
+from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.bundled import add_bundled_model
 from daemon.models.create import Creator
+from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.jobs import Conversions
 from daemon.models.store import open_store
 from daemon.models.transfers import Transfers
@@ -105,10 +107,12 @@ async def open_rooms(
     def is_busy() -> bool:
         return any(model.users for model in residency.loaded())
 
+    foreign = ForeignShelf(store, config.home, config.foreign, is_auto=config.foreign_auto)
+    stack.push_async_callback(foreign.close)
     conversions = Conversions(
         home=config.home,
         artifacts=config.artifacts,
-        blob_path=store.blobs.path,
+        blob_path=foreign.blob_path,
         is_busy=is_busy,
     )
     await conversions.start()
@@ -119,8 +123,19 @@ async def open_rooms(
         ResidencySettings.of(config), ArtifactPlacer(conversions, choice.for_model)
     )
     stack.push_async_callback(residency.close)
-    creator = Creator(store, conversions, choice.target_for)
-    return Services(config, store, conversions, creator, residency), choice
+    transfers = Transfers(config, store, conversions, choice.target_for, version=daemon_version())
+    stack.push_async_callback(transfers.close)
+    creator = Creator(store, conversions, choice.target_for, transfers.pull, foreign)
+    collector = ArtifactCollector(
+        store, foreign, conversions, home=config.home, artifacts=config.artifacts
+    )
+    stack.push_async_callback(collector.close)
+    await foreign.start()
+    collector.start()
+    services = Services(
+        config, store, conversions, creator, residency, transfers, foreign, collector
+    )
+    return services, choice
 
 
 async def open_door(

@@ -43,7 +43,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """`keep_alive_seconds` and `load_timeout_seconds` None: forever. `max_loaded` 0: automatic.
 
     `name` empty: the machine's. `models_foreign`: the store is one that OLLAMA_MODELS named, so it
-    is read-only until adopted.
+    is read-only until adopted. `foreign` are folders of other programs whose models are served too,
+    never written; `create_path` lets clients of /api/create name files of this machine.
     """
 
     home: pathlib.Path
@@ -60,8 +61,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     open_lan: bool = False
     models_foreign: bool = False
+    foreign: tuple[pathlib.Path, ...] = ()
+    foreign_auto: bool = False
     load_timeout_seconds: float | None = 300.0
     no_prune: bool = False
+    create_path: bool = False
     debug: bool = False
     name: str = ""
     pull_bytes_per_second: int = 0
@@ -149,6 +153,13 @@ def _parse_host_leniently(text: str) -> HostSetting:
 
 def _parse_path(text: str) -> pathlib.Path:
     return pathlib.Path(text).expanduser().absolute()
+
+
+def _parse_foreign(text: str) -> tuple[tuple[pathlib.Path, ...], bool]:
+    """Folders between colons; the word `auto` among them stands for the usual places."""
+    words = [word for part in text.split(":") if (word := trimmed(part))]
+    folders = tuple(_parse_path(word) for word in words if word not in ("auto", "off"))
+    return folders, "auto" in words
 
 
 def _parse_backend(text: str) -> str:
@@ -254,11 +265,14 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
     settings = _Settings(environ, {"open": arguments.get("open_lan"), **arguments})
     address = _read_host(settings)
     home = settings.read("home", _parse_path, default_home(environ))
+    foreign, foreign_auto = settings.read("foreign", _parse_foreign, ((), False))
     has_own_models = bool(settings.own("models")[1])
     return Config(
         home=home,
         models=settings.read("models", _parse_path, home / "models"),
         models_foreign=not has_own_models and bool(settings.foreign("models")),
+        foreign=foreign,
+        foreign_auto=foreign_auto,
         artifacts=settings.read("artifacts", _parse_path, home / "artifacts"),
         host=address.host or "0.0.0.0",
         port=address.port,
@@ -272,6 +286,7 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         open_lan=settings.read("open", parse_bool, False),
         load_timeout_seconds=settings.read("load_timeout", _parse_timeout, 300.0),
         no_prune=settings.read("noprune", parse_bool, False),
+        create_path=settings.read("create_path", parse_bool, False),
         debug=settings.read("debug", parse_bool, False),
         name=settings.read("name", str, ""),
         pull_bytes_per_second=settings.read("pull_rate", parse_rate, 0),

@@ -27,6 +27,19 @@ TOO_LONG = (
 CONTEXTS_PER_ANSWER = 10
 
 
+# Fewer ids than this may always go when a context is shifted, whatever is to be kept.
+_LEAST_SHIFTED = 4
+
+
+def plan_shift(held: int, keep: int) -> tuple[int, int]:
+    """(first id to go, first id to stay) of `held` ids, which fill their context.
+
+    As the field does it: half of what need not be kept, at least one id. contract.md §2.9.
+    """
+    kept = max(0, min(keep, held - _LEAST_SHIFTED))
+    return kept, kept + max(1, (held - kept) // 2)
+
+
 def plan_limits(request: GenerateRequest, capacity: int, vocabulary: int) -> tuple[int, int]:
     """(ids the row may hold, ids that may be sampled) for a row of `capacity` ids.
 
@@ -46,7 +59,11 @@ def plan_limits(request: GenerateRequest, capacity: int, vocabulary: int) -> tup
 
 
 class Generation:
-    """State of one live request. `ids` are prompt and answer; `prefilled` how many have been fed."""
+    """State of one live request. `ids` are prompt and answer, as far as the context holds them.
+
+    `prefilled` of them have been fed; `is_shifted`: ids were dropped, and those behind `prefilled`
+    must be fed anew before the next one is sampled. The engine resets it.
+    """
 
     def __init__(self, request: GenerateRequest, *, context: int, max_tokens: int) -> None:
         self.request = request
@@ -56,6 +73,8 @@ class Generation:
         self.prefilled = 0
         self.cached = 0
         self.sampled = 0
+        self.dropped = 0
+        self.is_shifted = False
         self.has_ended = False
         self._added_ns = time.perf_counter_ns()
         self._started_ns = 0
@@ -90,11 +109,23 @@ class Generation:
         if token_id in self.request.end_ids:
             return [self.close("stop")]
         event = Sampled(request_id=self.id, token_id=token_id, logprob=logprob, top=top)
-        return [event, self.close("length")] if self.is_full() else [event]
+        if self.is_full():
+            return [event, self.close("length")]
+        if len(self.ids) >= self.context:
+            self._shift()
+        return [event]
+
+    def _shift(self) -> None:
+        begin, end = plan_shift(len(self.ids), self.request.keep_length)
+        del self.ids[begin:end]
+        self.dropped += end - begin
+        self.prefilled = begin
+        self.is_shifted = True
 
     def is_full(self) -> bool:
         """No further id may be sampled, or there is no room to feed the last one."""
-        return self.sampled >= self.max_tokens or len(self.ids) >= self.context
+        is_at_end = len(self.ids) >= self.context and not self.request.shift
+        return is_at_end or self.sampled >= self.max_tokens
 
     def close(self, reason: FinishReason) -> Finished:
         self.has_ended = True
@@ -111,6 +142,7 @@ class Generation:
         return Usage(
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached,
+            dropped_tokens=self.dropped,
             completion_tokens=self.sampled,
             prefill_ns=answered - started,
             decode_ns=now - answered,

@@ -7,7 +7,8 @@ among equals. Candidates are always ordered likeliest first, equals by id, and o
 taken per drawn id, so that equal logits and seed give equal ids whatever path they came by.
 
 Two paths lead to the same id: `sample` sees all logits; `sample_top` sees the graph's top-k and
-answers None unless `topk_is_sufficient`. Never changes the arrays it is given.
+answers None unless `topk_is_sufficient`. A constraint takes ids away before everything but the
+penalties, on both paths. Never changes the arrays it is given.
 """
 
 from __future__ import annotations
@@ -19,25 +20,28 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from backends.types import EngineError, Sampling
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ids = NDArray[np.int64]
+from backends.engine.filters import (
+    Bits,
+    Candidates,
+    Doubles,
+    Floats,
+    Ids,
+    allowed_ids,
+    filtered,
+    is_allowed,
+    kept_by_min_p,
+    kept_by_top_p,
+    likeliest,
+    mirostat_k,
+    softmax,
+    surprise_of,
+)
+from backends.types import Constraint, EngineError, Sampling
 
 # Cumulative probabilities nearer than this to top_p are settled by the full logits: far above the
 # rounding of a float32 log-sum-exp, far below what a user could mean.
 TOP_P_MARGIN = 1e-4
-MIROSTAT_FIT_IDS = 100
-
-
-class Candidates(NamedTuple):
-    """`ids` int64 [n] and `logits` float32 [n], likeliest first, equals by id."""
-
-    ids: Ids
-    logits: Floats
 
 
 class Distribution(NamedTuple):
@@ -95,18 +99,28 @@ class Sampler:
         *,
         newline_ids: frozenset[int] = frozenset(),
         history: Iterable[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
+        """`history` are the prompt's ids; `constraint` is told of what is accepted later."""
         check_sampling(sampling)
         self._sampling = sampling
+        self._constraint: Constraint | None = None
         self._generator = make_generator(sampling.seed)
         self._penalties = Penalties(sampling, newline_ids)
         self._mu = 2.0 * sampling.mirostat_tau
         for token_id in history:
             self.accept(token_id)
+        self._constraint = constraint
 
     def accept(self, token_id: int) -> None:
         """Takes an id of prompt or answer into the window of the penalties."""
         self._penalties.accept(token_id)
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
+
+    def _allowed(self) -> Bits | None:
+        constraint = self._constraint
+        return None if constraint is None else np.frombuffer(constraint.allowed(), np.uint8)
 
     def sample(self, logits: Floats) -> int:
         """An id from float32 [vocabulary]. Raises EngineError where no logit is a number."""
@@ -127,11 +141,13 @@ class Sampler:
         sampling = self._sampling
         if not math.isfinite(float(adjusted.max())):
             raise EngineError("internal", "the model produced logits that are not numbers")
+        allowed = allowed_ids(self._allowed(), logits.size)
         if sampling.temperature <= 0:
-            return Distribution(np.array([adjusted.argmax()]), np.ones(1))
+            best = adjusted.argmax() if allowed is None else allowed[adjusted[allowed].argmax()]
+            return Distribution(np.array([best]), np.ones(1))
         if sampling.mirostat:
-            return self._mirostat(likeliest(adjusted, 0))
-        return self._heated(filtered(likeliest(adjusted, sampling.top_k), sampling))
+            return self._mirostat(likeliest(adjusted, 0, allowed))
+        return self._heated(filtered(likeliest(adjusted, sampling.top_k, allowed), sampling))
 
     def distribution_top(
         self, ids: Ids, values: Floats, lse: float, vocabulary: int
@@ -140,6 +156,9 @@ class Sampler:
         if not (math.isfinite(lse) and math.isfinite(float(values[0]))):
             raise EngineError("internal", "the model produced logits that are not numbers")
         top = self._penalties.on_top(ids, values, lse, vocabulary)
+        allowed = self._allowed()
+        if allowed is not None:
+            top = only_allowed(top, allowed)
         sampling = self._sampling
         kept = plan_kept(sampling, top)
         if kept is None:
@@ -242,26 +261,12 @@ class Penalties:
         return (scaled - shift).astype(np.float32)
 
 
-def likeliest(logits: Floats, count: int) -> Candidates:
-    """The `count` largest of float32 [vocabulary] (<= 0: all), likeliest first, equals by id."""
-    ids = np.arange(logits.size)
-    if 0 < count < logits.size:
-        floor = np.partition(logits, logits.size - count)[logits.size - count]
-        ids = np.flatnonzero(logits >= floor)
-    order = np.argsort(-logits[ids], kind="stable")
-    ids = ids[order][: count if count > 0 else None]
-    return Candidates(ids, logits[ids])
-
-
-def softmax(logits: Floats, temperature: float = 1.0) -> Doubles:
-    """Float64 [n] that sums to 1, of logits ordered likeliest first."""
-    exponentials = np.exp((logits.astype(np.float64) - float(logits[0])) / temperature)
-    return exponentials / exponentials.sum()
-
-
-def surprise_of(probabilities: Doubles) -> Doubles:
-    """In bits."""
-    return -np.log2(np.maximum(probabilities, np.finfo(np.float64).tiny))
+def only_allowed(top: TopK, allowed: Bits) -> TopK:
+    """The top-k without the ids that a constraint forbids; what the others weigh is unknown then."""
+    keep = is_allowed(allowed, top.candidates.ids)
+    candidates = Candidates(top.candidates.ids[keep], top.candidates.logits[keep])
+    certain = int(keep[: top.certain].sum())
+    return TopK(candidates, certain, top.floor, math.nan, top.is_whole)
 
 
 def draw(probabilities: Doubles, generator: np.random.Generator) -> int:
@@ -269,71 +274,6 @@ def draw(probabilities: Doubles, generator: np.random.Generator) -> int:
     cumulative = np.cumsum(probabilities)
     wanted = generator.random() * cumulative[-1]
     return min(int(np.searchsorted(cumulative, wanted, side="right")), probabilities.size - 1)
-
-
-def filtered(candidates: Candidates, sampling: Sampling) -> Candidates:
-    """What tfs_z, typical_p, top_p and min_p leave; at least one."""
-    if sampling.tfs_z < 1:
-        candidates = tail_free(candidates, sampling.tfs_z)
-    if sampling.typical_p < 1:
-        candidates = typical(candidates, sampling.typical_p)
-    if sampling.top_p < 1:
-        kept = kept_by_top_p(np.cumsum(softmax(candidates.logits)), sampling.top_p)
-        candidates = Candidates(candidates.ids[:kept], candidates.logits[:kept])
-    if sampling.min_p > 0:
-        kept = kept_by_min_p(candidates.logits, sampling.min_p)
-        candidates = Candidates(candidates.ids[:kept], candidates.logits[:kept])
-    return candidates
-
-
-def kept_by_top_p(cumulative: Doubles, top_p: float) -> int:
-    """The fewest leading candidates that hold at least `top_p` together."""
-    return min(int(np.searchsorted(cumulative, top_p, side="left")) + 1, cumulative.size)
-
-
-def kept_by_min_p(logits: Floats, min_p: float) -> int:
-    """The leading candidates at least `min_p` times as likely as the first."""
-    floor = float(logits[0]) + math.log(min(min_p, 1.0))
-    return max(1, int((logits.astype(np.float64) >= floor).sum()))
-
-
-def tail_free(candidates: Candidates, z: float) -> Candidates:
-    """Cuts where the second derivative of the sorted probabilities has spent `z` of its sum."""
-    if candidates.ids.size <= 2:
-        return candidates
-    curvature = np.abs(np.diff(softmax(candidates.logits), n=2))
-    total = float(curvature.sum())
-    if total > 0:
-        curvature = curvature / total
-    beyond = np.flatnonzero(np.cumsum(curvature) > z)
-    kept = max(1, int(beyond[0])) if beyond.size else candidates.ids.size
-    return Candidates(candidates.ids[:kept], candidates.logits[:kept])
-
-
-def typical(candidates: Candidates, mass: float) -> Candidates:
-    """Meister et al., arXiv 2202.00666: the ids whose surprise is nearest to the entropy."""
-    probabilities = softmax(candidates.logits)
-    surprise = surprise_of(probabilities)
-    entropy = float((probabilities * surprise).sum())
-    nearest = np.argsort(np.abs(surprise - entropy), kind="stable")
-    beyond = np.flatnonzero(np.cumsum(probabilities[nearest]) > mass)
-    kept = np.sort(nearest[: int(beyond[0]) + 1] if beyond.size else nearest)
-    return Candidates(candidates.ids[kept], candidates.logits[kept])
-
-
-def mirostat_k(scaled: Doubles, mu: float, vocabulary: int) -> int:
-    """How many candidates a Zipf fit of the likeliest allows for a surprise of `mu` bits."""
-    fitted = scaled[:MIROSTAT_FIT_IDS]
-    if fitted.size < 2:
-        return 1
-    steps = np.arange(1, fitted.size, dtype=np.float64)
-    logs = np.log((steps + 1) / steps)
-    exponent = float((logs * -np.diff(fitted)).sum() / (logs * logs).sum())
-    epsilon = exponent - 1
-    if exponent <= 0 or abs(epsilon) < 1e-9:
-        return scaled.size
-    power = mu * math.log(2) + math.log(epsilon / (1 - vocabulary**-epsilon))
-    return max(1, int(math.exp(min(power / exponent, math.log(scaled.size)))))
 
 
 def topk_is_sufficient(sampling: Sampling, top: TopK) -> bool:

@@ -7,14 +7,14 @@ The graph's contract (dims B rows, S ids, R wanted positions, K top-k, V vocabul
 in `inputs_embeds` f32 [B,S,E], `seqlens_k` i32 [B] (ids of the row after this run, minus 1), `total`
 i32 [] (most ids of any row), `logit_rows` i64 [R] (flat index into B*S), rotary tables, and per block
 `past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
-`lse` f32 [R], and `present_*`, bound to the memory of `past_*`.
+`lse` f32 [R], in newer artifacts `hidden` f32 [R,E], and `present_*`, bound to the memory of
+`past_*`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from backends.onnx.rope import rotary_tables
 from backends.onnx.rows import KeyValueRows, Plane
+from backends.onnx.scores import Scores
 from backends.types import EngineError
 from converters.artifact import Artifact
 
@@ -29,18 +30,6 @@ from converters.artifact import Artifact
 MAX_BINDINGS = 64
 _TABLE_INPUTS = {"global": ("cos", "sin"), "local": ("cos_local", "sin_local")}
 _SMALL_INPUTS = ("inputs_embeds", "seqlens_k", "total", "logit_rows")
-
-
-class Scores(NamedTuple):
-    """Of each wanted position, likeliest first; views that the next run overwrites."""
-
-    logits: NDArray[np.float32]
-    values: NDArray[np.float32]
-    ids: NDArray[np.int64]
-    lse: NDArray[np.float32]
-
-    def first(self, count: int) -> Scores:
-        return Scores(self.logits[:count], self.values[:count], self.ids[:count], self.lse[:count])
 
 
 def key_value_planes(artifact: Artifact) -> list[Plane]:
@@ -53,6 +42,8 @@ def key_value_planes(artifact: Artifact) -> list[Plane]:
         raise EngineError("load", "the artifact gives kv heads for another number of blocks")
     value_size = artifact.value_size or artifact.head_size
     for block, count in enumerate(heads):
+        if count == 0:
+            continue
         planes.append(Plane(f"past_key.{block}", f"present_key.{block}", count, artifact.head_size))
         planes.append(Plane(f"past_value.{block}", f"present_value.{block}", count, value_size))
     return planes
@@ -62,19 +53,26 @@ class BoundGraph:
     """A session together with the memory its runs work on. Not for use from two threads."""
 
     def __init__(
-        self, session: ort.InferenceSession, artifact: Artifact, rows: KeyValueRows
+        self,
+        session: ort.InferenceSession,
+        artifact: Artifact,
+        rows: KeyValueRows,
+        *,
+        most_rows: int,
+        most_scores: int,
     ) -> None:
+        """A run is over `most_rows` rows at most and scores `most_scores` positions at most."""
         if artifact.onnx is None:
             raise EngineError("load", "the artifact was not made for ONNX Runtime")
         self._session = session
         self._rows = rows
         self._key_value_dtype = np.dtype(artifact.onnx.key_value_dtype)
-        self._tables = _rotary_inputs(artifact, rows.capacity)
+        self._tables = rotary_inputs(artifact, rows.capacity)
         self._check_inputs()
         self._bindings: OrderedDict[tuple[int, int, bool], ort.IOBinding] = OrderedDict()
-        count = rows.count
-        self._embeddings = np.zeros((count, 1, artifact.embedding_length), np.float32)
-        self._lengths = np.zeros(count, np.int32)
+        self._embeddings = np.zeros((most_rows, 1, artifact.embedding_length), np.float32)
+        self._lengths = np.zeros(most_rows, np.int32)
+        count = max(most_scores, most_rows)
         self._total = np.zeros((), np.int32)
         self._wanted = np.zeros(count, np.int64)
         top_k = min(artifact.onnx.top_k, artifact.vocabulary)
@@ -83,10 +81,13 @@ class BoundGraph:
             np.zeros((count, top_k), np.float32),
             np.zeros((count, top_k), np.int64),
             np.zeros(count, np.float32),
+            np.zeros((count, artifact.embedding_length), np.float32),
         )
+        self.has_hidden = "hidden" in {value.name for value in session.get_outputs()}
 
     def _check_inputs(self) -> None:
-        known = {*_SMALL_INPUTS, *self._tables, *(view.past for view in self._rows.views(0, 1))}
+        views = (*self._rows.views(0, 1), *self._rows.states.views(0, 1))
+        known = {*_SMALL_INPUTS, *self._tables, *(view.past for view in views)}
         wrong = known ^ {value.name for value in self._session.get_inputs()}
         if wrong:
             names = ", ".join(sorted(wrong))
@@ -116,6 +117,7 @@ class BoundGraph:
         else:
             self._bind_small(binding, embeddings, count, len(wanted))
         self._session.run_with_iobinding(binding)
+        self._rows.states.commit(first_row, count)
         return self._scores.first(len(wanted))
 
     def _bind_small(
@@ -131,6 +133,8 @@ class BoundGraph:
         _bind_output(binding, "topk_values", scores.values)
         _bind_output(binding, "topk_ids", scores.ids)
         _bind_output(binding, "lse", scores.lse)
+        if self.has_hidden:
+            _bind_output(binding, "hidden", scores.hidden)
 
     def _binding(self, first_row: int, count: int, *, is_decode: bool) -> ort.IOBinding:
         """A binding whose KV rows and tables are in place already; for decode the rest too."""
@@ -145,6 +149,10 @@ class BoundGraph:
             place = ("cpu", 0, self._key_value_dtype.type, list(view.shape), view.address)
             binding.bind_input(view.past, *place)
             binding.bind_output(view.present, *place)
+        for state in self._rows.states.views(first_row, count):
+            place = ("cpu", 0, np.float32, list(state.shape))
+            binding.bind_input(state.past, *place, state.past_address)
+            binding.bind_output(state.present, *place, state.present_address)
         if is_decode:
             self._bind_small(binding, self._embeddings[:count], count, count)
         self._bindings[key] = binding
@@ -157,7 +165,8 @@ class BoundGraph:
         del self._session
 
 
-def _rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.float32]]:
+def rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.float32]]:
+    """Name of the graph's input → its table, for as many positions as a row may have."""
     inputs: dict[str, NDArray[np.float32]] = {}
     for table_name, table in artifact.rope.items():
         if table_name not in _TABLE_INPUTS:

@@ -1,10 +1,11 @@
 """The engine on ONNX Runtime: one loaded model, many requests on rows of one KV cache.
 
-Owns the order of things: requests wait, take a row, are prefilled chunk by chunk (one row at a time,
-on a view of its row), then decode together in as few runs as their rows allow. While some decode and
-one prefills, the two alternate. A failing run costs the requests that were in it and nothing else.
-Never called from two threads; request ids are unique among the living (a second request of the same
-id ends both with one `Failed`).
+Owns the order of things: requests wait, take a row (maybe one that holds the beginning of their
+prompt already), are prefilled chunk by chunk (one row at a time, on a view of its row), then decode
+together in as few runs as their rows allow. While some decode and others prefill, the two alternate.
+A row that decodes alone is run over guesses too. A failing run costs the requests that were in it
+and nothing else. Never called from two threads; request ids are unique among the living (a second
+request of the same id ends both with one `Failed`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.engine.generation import Generation, plan_limits
-from backends.engine.sampling import Sampler, likeliest
-from backends.onnx.binding import BoundGraph, Scores
+from backends.engine.sampling import Sampler
+from backends.engine.speculation import RunCosts
+from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
-from backends.onnx.pace import Pace
-from backends.onnx.rows import KeyValueRows, Row, contiguous
+from backends.onnx.pace import EXACT_CHUNK, Pace, plan_fixed_chunk
+from backends.onnx.prefix_cache import PrefixCache
+from backends.onnx.rows import KeyValueRows, contiguous
+from backends.onnx.scores import Scores, raw_logprobs
+from backends.onnx.seat import Applicant, Seat, plan_prefill
+from backends.onnx.vectors import VectorSource
 from backends.types import (
     EngineCapabilities,
     EngineError,
@@ -31,20 +37,11 @@ from backends.types import (
     TokenEvent,
 )
 
-# Compaction copies no more than this in one step: some 10 ms.
+# Copies of KV rows take no more than this in one step: some 10 ms.
 MOVE_BYTES = 64 << 20
 # How the runtime says it; it has no exception class of its own for this.
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc")
 logger = logging.getLogger(__name__)
-
-
-class Seat:
-    """A request that has a row."""
-
-    def __init__(self, generation: Generation, row: Row, sampler: Sampler) -> None:
-        self.generation = generation
-        self.row = row
-        self.sampler = sampler
 
 
 class OnnxEngine:
@@ -56,15 +53,18 @@ class OnnxEngine:
         graph: BoundGraph,
         embedding: EmbeddingTable,
         rows: KeyValueRows,
+        cache: PrefixCache,
         capabilities: EngineCapabilities,
     ) -> None:
         self.capabilities = capabilities
         self._graph: BoundGraph | None = graph
         self._embedding = embedding
         self._rows = rows
+        self._cache = cache
         self._pace = Pace()
-        self._waiting: deque[tuple[Generation, Sampler]] = deque()
-        self._prefilling: Seat | None = None
+        self._costs = RunCosts()
+        self._waiting: deque[Applicant] = deque()
+        self._prefilling: list[Seat] = []
         self._decoding: list[Seat] = []
         self._closing: list[TokenEvent] = []
         self._decode_is_next = False
@@ -81,15 +81,22 @@ class OnnxEngine:
         except EngineError as error:
             self._closing.append(Failed(request_id=request_id, code=error.code, message=str(error)))
 
-    def _accepted(self, request: GenerateRequest) -> tuple[Generation, Sampler]:
+    def _accepted(self, request: GenerateRequest) -> Applicant:
         capabilities = self.capabilities
         context, max_tokens = plan_limits(
             request, capabilities.context_length, capabilities.vocabulary
         )
         sampler = Sampler(
-            request.sampling, newline_ids=request.newline_ids, history=request.prompt_ids
+            request.sampling,
+            newline_ids=request.newline_ids,
+            history=request.prompt_ids,
+            constraint=request.constraint,
         )
-        return Generation(request, context=context, max_tokens=max_tokens), sampler
+        return Applicant(
+            Generation(request, context=context, max_tokens=max_tokens),
+            sampler,
+            has_reproducible_batches=capabilities.reproducible_batches,
+        )
 
     def has_work(self) -> bool:
         return bool(self._closing or self._waiting or self._prefilling or self._decoding)
@@ -101,13 +108,12 @@ class OnnxEngine:
         if not self.has_work():
             return []
         self._steps += 1
-        if self._prefilling is None:
-            self._admit()
-        if self._prefilling is None or (self._decode_is_next and self._decoding):
+        self._admit()
+        if not self._prefilling or (self._decode_is_next and self._decoding):
             self._decode_is_next = False
             return self._decode()
         self._decode_is_next = True
-        return self._prefill(self._prefilling)
+        return self._prefill(plan_prefill(self._prefilling, self._steps // 2))
 
     def cancel(self, request_id: str) -> None:
         generation = self._drop(request_id)
@@ -116,10 +122,10 @@ class OnnxEngine:
 
     def _drop(self, request_id: str) -> Generation | None:
         """Forgets a request wherever it is and frees its row."""
-        for entry in self._waiting:
-            if entry[0].id == request_id:
-                self._waiting.remove(entry)
-                return entry[0]
+        for applicant in self._waiting:
+            if applicant.generation.id == request_id:
+                self._waiting.remove(applicant)
+                return applicant.generation
         for seat in self._seats():
             if seat.generation.id == request_id:
                 self._leave(seat)
@@ -127,74 +133,132 @@ class OnnxEngine:
         return None
 
     def _seats(self) -> list[Seat]:
-        return [*self._decoding, *([self._prefilling] if self._prefilling else [])]
+        return [*self._decoding, *self._prefilling]
 
-    def _leave(self, seat: Seat) -> None:
-        self._rows.release(seat.row)
-        if seat is self._prefilling:
-            self._prefilling = None
+    def _leave(self, seat: Seat, *, has_failed: bool = False) -> None:
+        """What the row holds is kept for others, unless a run went wrong in it."""
+        seats = self._prefilling if seat in self._prefilling else self._decoding
+        seats.remove(seat)
+        if has_failed:
+            self._cache.drop(seat.row)
         else:
-            self._decoding.remove(seat)
+            self._cache.keep(seat.row, seat.generation.request, seat.generation.ids)
+
+    # ---- admission ----
 
     def _admit(self) -> None:
-        """Gives the longest-waiting request a row, if one is free and the budget allows."""
-        if not self._waiting:
-            return
-        generation, sampler = self._waiting[0]
-        wanted = generation.prompt_length + generation.max_tokens
-        row = self._rows.take(min(wanted, generation.context))
-        if row is None:
-            return
-        self._waiting.popleft()
+        """Gives the longest waiting requests rows, while there are any and the budget allows."""
+        while self._waiting and len(self._seats()) < self.capabilities.rows:
+            applicant = self._waiting[0]
+            seats = self._seats()
+            if seats and (applicant.is_alone or any(seat.is_alone for seat in seats)):
+                return
+            seat = self._seated(applicant)
+            if seat is None:
+                return
+            self._waiting.popleft()
+            self._prefilling.append(seat)
+
+    def _seated(self, applicant: Applicant) -> Seat | None:
+        generation = applicant.generation
+        if applicant.is_alone:
+            self._cache.clear()  # numbers of other runs must not come into it
+        seating = self._cache.seat(
+            generation.request, applicant.wanted_positions, exact=applicant.is_exact
+        )
+        if seating is None:
+            return None
         generation.start()
-        self._prefilling = Seat(generation, row, sampler)
+        generation.prefilled = generation.cached = seating.row.length
+        return Seat(applicant, seating)
 
     # ---- prefill ----
 
     def _prefill(self, seat: Seat) -> list[TokenEvent]:
         try:
-            return self._prefill_chunk(seat)
+            return self._copy_shared(seat) if seat.source else self._prefill_chunk(seat)
         except Exception as error:  # whatever the runtime raises ends this request, not the loop
             logger.exception("prefill failed")
-            self._leave(seat)
+            self._leave(seat, has_failed=True)
             return [_failure(seat, error)]
+
+    def _copy_shared(self, seat: Seat) -> list[TokenEvent]:
+        """A piece of what another row holds already; what that has lost meanwhile is prefilled."""
+        source, generation = seat.source, seat.generation
+        if source and self._cache.holds(source, generation.ids[: seat.shared]):
+            self._rows.copy_prefix(source, seat.row, seat.shared, MOVE_BYTES)
+            seat.source = source if seat.row.length < seat.shared else None
+        else:
+            seat.source = None
+        generation.prefilled = generation.cached = seat.row.length
+        return [generation.progress()] if seat.source else self._prefill_chunk(seat)
+
+    def _chunk(self, seat: Seat) -> int:
+        if seat.is_alone:
+            return plan_fixed_chunk(seat.left, EXACT_CHUNK)
+        return self._pace.chunk(seat.left, is_decoding=bool(self._decoding))
 
     def _prefill_chunk(self, seat: Seat) -> list[TokenEvent]:
         generation, begin = seat.generation, time.perf_counter()
-        start = generation.prefilled
-        left = generation.prompt_length - start
-        chunk = self._pace.chunk(left, is_decoding=bool(self._decoding))
-        is_last = chunk == left
+        start, chunk = generation.prefilled, self._chunk(seat)
+        is_last = chunk == seat.left
         wanted = [chunk - 1] if is_last and generation.max_tokens > 0 else []
         embeddings = self._embedding.lookup(generation.ids[start : start + chunk])[None]
         scores = self._run(seat.row.index, embeddings, [start + chunk], wanted)
         seat.row.advance(chunk)
         generation.prefilled += chunk
         self._pace.saw_prefill(chunk, time.perf_counter() - begin)
-        events: list[TokenEvent] = [generation.progress()]
+        events: list[TokenEvent] = [] if seat.is_refilled else [generation.progress()]
         return events + self._start_decoding(seat, scores) if is_last else events
 
     def _start_decoding(self, seat: Seat, scores: Scores) -> list[TokenEvent]:
-        seat.generation.finish_prefill()
-        self._prefilling = None
+        if not seat.is_refilled:
+            seat.generation.finish_prefill()
+        self._cache.publish(seat.row, seat.generation.request, seat.generation.ids)
+        self._prefilling.remove(seat)
         self._decoding.append(seat)
         if seat.generation.max_tokens > 0:
             return self._choose(seat, scores, 0)
         self._leave(seat)
         return [seat.generation.close("length")]
 
+    def _refill(self, seat: Seat) -> None:
+        """Ids have left the context: those behind them get other positions and are fed anew.
+
+        Costs the prefill of half a context. Keys are rotated to where they stand, and values depend
+        on the ids that are gone, so nothing cheaper gives what the model would say to these ids.
+        """
+        seat.generation.is_shifted = False
+        seat.is_refilled = True
+        seat.forget_guesser()
+        self._cache.withdraw(seat.row)
+        self._rows.roll_back(seat.row, seat.generation.prefilled)
+        seat.generation.prefilled = seat.row.length
+        self._decoding.remove(seat)
+        self._prefilling.append(seat)
+
     # ---- decode ----
 
     def _decode(self) -> list[TokenEvent]:
         """One id for every decoding row, in one run where they are neighbours."""
+        if not self._decoding:
+            return []
         begin = time.perf_counter()
+        may_guess = not (self._decoding[0].is_exact or self._rows.states)
+        if may_guess and len(self._seats()) == 1:
+            events = self._decode_alone(self._decoding[0])
+        else:
+            events = self._decode_together()
+        self._pace.saw_decode(time.perf_counter() - begin)
+        return events
+
+    def _decode_together(self) -> list[TokenEvent]:
         rows = [seat.row for seat in self._decoding]
         self._rows.compact(rows, MOVE_BYTES)
         seats = {seat.row: seat for seat in self._decoding}
         events: list[TokenEvent] = []
         for run in contiguous(rows):
             events += self._decode_run([seats[row] for row in run])
-        self._pace.saw_decode(time.perf_counter() - begin)
         return events
 
     def _decode_run(self, seats: list[Seat]) -> list[TokenEvent]:
@@ -205,13 +269,49 @@ class OnnxEngine:
             scores = self._run(first, embeddings[:, None, :], totals, range(len(seats)))
         except Exception as error:  # ends the requests of this run, not the loop
             logger.exception("decode failed")
-            for seat in seats:
-                self._leave(seat)
-            return [_failure(seat, error) for seat in seats]
+            return self._failed_run(seats, error)
         events: list[TokenEvent] = []
         for place, seat in enumerate(seats):
+            seat.forget_guesser()
             seat.row.advance(1)
             events += self._choose(seat, scores, place)
+        return events
+
+    def _failed_run(self, seats: list[Seat], error: Exception) -> list[TokenEvent]:
+        for seat in seats:
+            self._leave(seat, has_failed=True)
+        return [_failure(seat, error) for seat in seats]
+
+    def _decode_alone(self, seat: Seat) -> list[TokenEvent]:
+        """The last id and what may follow it in one run; every place is sampled as ever."""
+        generation, guesser, begin = seat.generation, seat.guesser(), time.perf_counter()
+        answer_left = generation.max_tokens - generation.sampled
+        room = generation.context - len(generation.ids)
+        guesses = guesser.guesses(self._costs, min(room, answer_left) - 1)
+        length = seat.row.length + 1 + len(guesses)
+        try:
+            embeddings = self._embedding.lookup([generation.ids[-1], *guesses])[None]
+            scores = self._run(seat.row.index, embeddings, [length], range(1 + len(guesses)))
+        except Exception as error:  # ends this request, not the loop
+            logger.exception("decode failed")
+            return self._failed_run([seat], error)
+        self._costs.saw(1 + len(guesses), time.perf_counter() - begin)
+        return self._verify(seat, guesses, scores)
+
+    def _verify(self, seat: Seat, guesses: list[int], scores: Scores) -> list[TokenEvent]:
+        """Samples place by place, as long as what was guessed is what is sampled."""
+        generation = seat.generation
+        events: list[TokenEvent] = []
+        sampled: list[int] = []
+        for place, guess in enumerate([*guesses, None]):
+            seat.row.advance(1, written=1 + len(guesses))
+            events += self._choose(seat, scores, place)
+            if generation.has_ended or seat in self._prefilling:
+                return events
+            sampled.append(generation.ids[-1])
+            if sampled[-1] != guess:
+                break
+        seat.guesser().saw(sampled, len(guesses), self._costs)
         return events
 
     def _run(
@@ -225,27 +325,35 @@ class OnnxEngine:
 
     def _choose(self, seat: Seat, scores: Scores, place: int) -> list[TokenEvent]:
         """Samples from one line of the scores; the row leaves when that ends the answer."""
+        generation, sampler = seat.generation, seat.sampler
         try:
             logits, lse = scores.logits[place], float(scores.lse[place])
             ids, values = scores.ids[place], scores.values[place]
-            token_id = seat.sampler.sample_top(ids, values, lse, logits.size)
+            token_id = sampler.sample_top(ids, values, lse, logits.size)
             if token_id is None:
-                token_id = seat.sampler.sample(logits)
-            seat.sampler.accept(token_id)
-            logprob, top = _logprobs(scores, place, token_id, seat.generation.request.top_logprobs)
-            events = seat.generation.accept(token_id, logprob, top)
+                token_id = sampler.sample(logits)
+            if token_id not in generation.request.end_ids:
+                sampler.accept(token_id)
+            logprob, top = raw_logprobs(scores, place, token_id, generation.request.top_logprobs)
+            events = generation.accept(token_id, logprob, top)
         except Exception as error:  # ends this request, not the loop
             logger.exception("sampling failed")
-            self._leave(seat)
+            self._leave(seat, has_failed=True)
             return [_failure(seat, error)]
-        if seat.generation.has_ended:
+        if generation.has_ended:
             self._leave(seat)
+        elif generation.is_shifted:
+            self._refill(seat)
         return events
 
     # ---- the rest of the contract ----
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
-        raise EngineError("unsupported", "this model is not served for embeddings yet")
+        """What the head would be given at the last id of each text; each takes a row for a while."""
+        if not self.capabilities.embed or self._graph is None:
+            raise EngineError("unsupported", "this model cannot make embeddings")
+        source = VectorSource(self._graph, self._embedding, self._cache)
+        return [source.vector(ids, self.capabilities) for ids in batch]
 
     def status(self) -> EngineStatus:
         return EngineStatus(
@@ -253,34 +361,21 @@ class OnnxEngine:
             waiting=len(self._waiting),
             kv_bytes=self._rows.touched_bytes(),
             steps=self._steps,
+            cached_bytes=self._rows.idle_bytes(),
         )
 
     def close(self) -> None:
         """Frees everything; what was in flight is reported as cancelled by the next `step`."""
         if self._graph is None:
             return
-        living = [entry[0].id for entry in self._waiting]
+        living = [applicant.generation.id for applicant in self._waiting]
         living += [seat.generation.id for seat in self._seats()]
         for request_id in living:
             self.cancel(request_id)
+        self._cache.clear()
         self._graph.close()
         self._graph = None
         self._rows.close()
-
-
-def _logprobs(
-    scores: Scores, place: int, token_id: int, wanted: int
-) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-    """Natural-log probabilities before any filter: of the chosen id and of the likeliest ones."""
-    if wanted < 0:
-        return None, ()
-    lse = float(scores.lse[place])
-    logits = scores.logits[place]
-    ids, values = scores.ids[place][:wanted], scores.values[place][:wanted]
-    if wanted > ids.size:
-        ids, values = likeliest(logits, wanted)
-    top = tuple((int(i), float(v) - lse) for i, v in zip(ids, values, strict=True))
-    return float(logits[token_id]) - lse, top
 
 
 def _failure(seat: Seat, error: Exception) -> Failed:

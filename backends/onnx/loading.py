@@ -7,12 +7,15 @@ import pathlib
 
 import numpy as np
 
+from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.encoder import OnnxEncoder
 from backends.onnx.engine import OnnxEngine
+from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.session import open_session
-from backends.types import EngineCapabilities, EngineError, Load
+from backends.types import Engine, EngineCapabilities, EngineError, Load
 from converters.artifact import (
     WEIGHTS_FILE,
     Artifact,
@@ -25,22 +28,64 @@ from converters.artifact import (
 MIN_CONTEXT = 16
 
 
-def load_engine(load: Load) -> OnnxEngine:
+def load_engine(load: Load) -> Engine:
     """Raises EngineError: "unsupported", "load" or "memory", each with what a user must know."""
     folder = pathlib.Path(load.artifact)
     artifact, onnx = _checked(load, folder)
-    rows = _make_rows(load, artifact, onnx)
+    is_encoder = bool(artifact.pooling) or not artifact.causal
+    return (_load_encoder if is_encoder else _load_decoder)(load, folder, artifact, onnx)
+
+
+def _load_encoder(
+    load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph
+) -> OnnxEncoder:
+    """Its context is what the model was trained for, whatever rows are asked for."""
+    return OnnxEncoder(
+        session=open_session(folder, artifact, threads=load.threads, precise=load.precise),
+        embedding=EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale),
+        artifact=artifact,
+        capabilities=EngineCapabilities(
+            context_length=artifact.context_length or load.context_length,
+            rows=1,
+            vocabulary=artifact.vocabulary,
+            generate=False,
+            embed=True,
+        ),
+    )
+
+
+def _load_decoder(
+    load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph
+) -> OnnxEngine:
+    rows, active = _make_rows(load, artifact, onnx)
     session = open_session(folder, artifact, threads=load.threads, precise=load.precise)
-    graph = BoundGraph(session, artifact, rows)
+    graph = BoundGraph(
+        session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
+    )
     embedding = EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale)
     capabilities = EngineCapabilities(
         context_length=rows.capacity,
-        rows=rows.count,
+        rows=active,
         vocabulary=artifact.vocabulary,
+        grammar=True,
+        embed=graph.has_hidden,
         # Integer activations make a row's numbers independent of its neighbours; fp32 sums do not.
         reproducible_batches=not (load.precise or artifact.precise),
     )
-    return OnnxEngine(graph=graph, embedding=embedding, rows=rows, capabilities=capabilities)
+    cache = PrefixCache(rows, max_idle=idle_rows(active))
+    return OnnxEngine(
+        graph=graph, embedding=embedding, rows=rows, cache=cache, capabilities=capabilities
+    )
+
+
+def plan_rows(ceiling: int, row_bytes: int, budget_bytes: int) -> int:
+    """Requests that may run at once: as many half-full rows as the budget holds, at least one."""
+    return max(1, min(ceiling, 2 * budget_bytes // row_bytes))
+
+
+def idle_rows(active: int) -> int:
+    """Places for rows kept of finished requests. They cost address space only, until used."""
+    return 2 * active + 6
 
 
 def _checked(load: Load, folder: pathlib.Path) -> tuple[Artifact, OnnxGraph]:
@@ -56,16 +101,17 @@ def _checked(load: Load, folder: pathlib.Path) -> tuple[Artifact, OnnxGraph]:
         raise EngineError("load", str(error)) from error
     if artifact.onnx is None or not (folder / WEIGHTS_FILE).is_file():
         raise EngineError("load", f"{folder.name}: not an artifact for ONNX Runtime")
-    if not artifact.causal:
-        raise EngineError("unsupported", "encoder models are not supported on ONNX Runtime yet")
     return artifact, artifact.onnx
 
 
-def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> KeyValueRows:
-    """Rows of the wanted context, cut to what the model was trained for and the budget holds."""
+def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> tuple[KeyValueRows, int]:
+    """Rows of the wanted context, cut to what the model was trained for and the budget holds.
+
+    With them how many may be active at once; one more than those and the idle ones lets rows move.
+    """
     dtype = np.dtype(onnx.key_value_dtype)
     planes = key_value_planes(artifact)
-    position_bytes = sum(plane.heads * plane.size for plane in planes) * dtype.itemsize
+    position_bytes = max(1, sum(plane.heads * plane.size for plane in planes) * dtype.itemsize)
     budget_bytes = load.kv_bytes or available_memory_bytes() // 2
     wanted = min(load.context_length, artifact.context_length or load.context_length)
     capacity = min(wanted, budget_bytes // position_bytes)
@@ -75,9 +121,17 @@ def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> KeyValueRows:
             f"a KV cache of {budget_bytes} bytes holds {capacity} tokens of this model, which is "
             "too few to answer in",
         )
-    return KeyValueRows(
-        planes, rows=load.rows, capacity=capacity, dtype=dtype, budget_bytes=budget_bytes
+    active = plan_rows(load.rows, capacity * position_bytes, budget_bytes)
+    count = active + idle_rows(active) + 1
+    rows = KeyValueRows(
+        planes,
+        rows=count,
+        capacity=capacity,
+        dtype=dtype,
+        budget_bytes=budget_bytes,
+        states=onnx.states,
     )
+    return rows, active
 
 
 def available_memory_bytes() -> int:

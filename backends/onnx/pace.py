@@ -11,6 +11,8 @@ DECODE_GAP_SECONDS = 0.25
 ALONE_SECONDS = 1.0
 MIN_CHUNK = 32
 MAX_CHUNK = 512
+# Where the size of a chunk changes the numbers, requests that must repeat get always this one.
+EXACT_CHUNK = 256
 # What is left of the gap for the unexpected: attention grows with the position.
 _HEADROOM = 0.9
 
@@ -22,7 +24,11 @@ def plan_chunk(remaining: int, ids_per_second: float, seconds: float) -> int:
     differently, than the same id in a longer run), so one id is never left over.
     """
     wanted = int(ids_per_second * seconds) // MIN_CHUNK * MIN_CHUNK
-    chunk = min(max(wanted, MIN_CHUNK), MAX_CHUNK)
+    return plan_fixed_chunk(remaining, min(max(wanted, MIN_CHUNK), MAX_CHUNK))
+
+
+def plan_fixed_chunk(remaining: int, chunk: int) -> int:
+    """`chunk`, or what is left, or one less where that leaves a single id."""
     if remaining <= chunk:
         return remaining
     return chunk - 1 if remaining - chunk == 1 else chunk

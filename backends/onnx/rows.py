@@ -2,15 +2,14 @@
 
 All access to keys and values goes through this file: a `Row` is the only handle the engine has.
 Each plane (one block's keys or values) is [rows, kv heads, capacity, head size]; rows lie side by
-side, so that n neighbouring rows are one tensor and one row is a view of it. Memory is anonymous and
-not reserved against swap; a released row gives its pages back to the system.
+side, so that n neighbouring rows are one tensor and one row is a view of it. A row is free, active
+(a request may write to it up to what it was promised) or idle (kept for whoever begins alike).
 """
 
 from __future__ import annotations
 
 import math
 import mmap
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,11 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.types import EngineError
-
-# Python names the flag only in later versions; the number is Linux's and macOS's own.
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", {"linux": 0x4000, "darwin": 0x40}.get(sys.platform, 0))
-_GIVE_BACK = mmap.MADV_DONTNEED if sys.platform == "linux" else getattr(mmap, "MADV_FREE", 0)
+from backends.onnx.row_memory import RowMemory
+from backends.onnx.row_states import RowStates
+from converters.artifact import RowState
 
 
 class Plane(NamedTuple):
@@ -44,29 +41,53 @@ class PlaneView(NamedTuple):
 
 
 class Row:
-    """A taken row: where it is and how many positions hold something. Lower `length` to roll back."""
+    """A taken row: where it is and how many positions hold something.
 
-    __slots__ = ("copied", "index", "length", "peak", "reserved", "target")
+    `exact_length` leading positions were written by runs of two ids and more, whose numbers do not
+    depend on how the ids were cut into runs; a run of one id rounds differently.
+    """
+
+    __slots__ = (
+        "copied",
+        "exact_length",
+        "index",
+        "is_idle",
+        "length",
+        "peak",
+        "reserved",
+        "target",
+    )
 
     def __init__(self, index: int, reserved: int) -> None:
         self.index = index
         self.reserved = reserved
+        self.is_idle = False
         self.length = 0
+        self.exact_length = 0
         self.peak = 0
         self.target = -1  # where compaction is copying it to
         self.copied = 0
 
-    def advance(self, positions: int) -> None:
-        """A run has written `positions` more."""
+    def advance(self, positions: int, *, written: int = 0) -> None:
+        """A run has written `positions` more that count, of `written` (0: the same)."""
+        if self.exact_length == self.length and max(positions, written) > 1:
+            self.exact_length += positions
         self.length += positions
         self.peak = max(self.peak, self.length)
+
+    def roll_back(self, length: int) -> None:
+        """Forgets what lies behind `length`; what a move has copied of it is copied again."""
+        self.length = min(self.length, length)
+        self.exact_length = min(self.exact_length, self.length)
+        self.copied = min(self.copied, self.length)
 
 
 class KeyValueRows:
     """Owns the memory and says which rows are free.
 
     `capacity` is the most positions a row can hold, `budget_bytes` bounds what all taken rows may
-    come to touch. Raises EngineError("memory") where the address space cannot be had.
+    come to touch. With `states`, rows can only go on or begin anew. Raises EngineError("memory")
+    where the address space cannot be had.
     """
 
     def __init__(
@@ -77,8 +98,10 @@ class KeyValueRows:
         capacity: int,
         dtype: np.dtype,
         budget_bytes: int,
+        states: Sequence[RowState] = (),
     ) -> None:
         self.count = rows
+        self.states = RowStates(states, rows)
         self.capacity = capacity
         self._planes = tuple(planes)
         self._dtype = dtype
@@ -87,11 +110,11 @@ class KeyValueRows:
             self._heads_by_size[plane.size] += plane.heads
         self._stride = _page_aligned_positions(self._planes, capacity, dtype.itemsize)
         self._budget_bytes = budget_bytes
-        self.position_bytes = sum(p.heads * p.size for p in self._planes) * dtype.itemsize
-        self._memory = _reserve(rows * self._stride * self.position_bytes)
+        self.position_bytes = max(1, sum(p.heads * p.size for p in self._planes) * dtype.itemsize)
+        self._memory = RowMemory(rows * self._stride * self.position_bytes)
         self._offsets = tuple(self._plane_offsets())
         self._views = self._make_views()
-        self._taken: set[Row] = set()
+        self._taken: dict[int, Row] = {}
         self._free = set(range(rows))
 
     def _row_bytes(self, plane: Plane) -> int:
@@ -107,34 +130,78 @@ class KeyValueRows:
         views: list[NDArray[np.generic]] = []
         for plane, offset in zip(self._planes, self._offsets, strict=True):
             shape = (self.count, plane.heads, self._stride, plane.size)
-            flat = np.frombuffer(self._memory, self._dtype, math.prod(shape), offset)
-            views.append(flat.reshape(shape))
+            views.append(self._memory.array(self._dtype, shape, offset))
         return views
+
+    # ---- who has which row ----
+
+    def has_room(self, positions: int, *, beside_idle: bool = True) -> bool:
+        """Whether the budget allows to promise `positions` more; idle rows may be left out."""
+        held = sum(
+            row.length if row.is_idle else row.reserved
+            for row in self._taken.values()
+            if beside_idle or not row.is_idle
+        )
+        return (held + positions) * self.position_bytes <= self._budget_bytes
 
     def take(self, positions: int) -> Row | None:
         """The lowest free row, with room promised for `positions`; None when that must wait."""
-        reserved = sum(row.reserved for row in self._taken) + positions
-        if not self._free or reserved * self.position_bytes > self._budget_bytes:
+        if not self._free or not self.has_room(positions):
             return None
         row = Row(min(self._free), positions)
+        self.states.clear(row.index)
         self._free.remove(row.index)
-        self._taken.add(row)
+        self._taken[row.index] = row
         return row
+
+    def park(self, row: Row) -> None:
+        """An active row becomes idle: it keeps what it holds and is promised nothing more."""
+        row.is_idle, row.reserved = True, 0
+        self._give_back_tail(row)
+
+    def claim(self, row: Row, length: int, positions: int) -> bool:
+        """An idle row becomes active with its first `length` positions; False: that must wait."""
+        if not self.has_room(positions - row.length):
+            return False
+        self.roll_back(row, length)
+        row.is_idle, row.reserved = False, positions
+        self._give_back_tail(row)
+        return True
+
+    def roll_back(self, row: Row, length: int) -> None:
+        """Forgets what lies behind `length`: all or nothing where rows have states."""
+        if self.states and length < row.length:
+            length = 0
+            self.states.clear(row.index)
+        row.roll_back(length)
 
     def release(self, row: Row) -> None:
         """Gives the row's memory back. The handle is dead afterwards; twice is a no-op."""
-        if row not in self._taken:
+        if self._taken.get(row.index) is not row:
             return
-        self._taken.remove(row)
+        del self._taken[row.index]
         self._vacate(row.index)
         if row.target >= 0:
             self._vacate(row.target)
 
+    def is_taken(self, row: Row) -> bool:
+        return self._taken.get(row.index) is row
+
     def _vacate(self, index: int) -> None:
         for plane, offset in zip(self._planes, self._offsets, strict=True):
             size = self._row_bytes(plane)
-            self._memory.madvise(_GIVE_BACK, offset + index * size, size)
+            self._memory.give_back(offset + index * size, size)
         self._free.add(index)
+
+    def _give_back_tail(self, row: Row) -> None:
+        """The pages behind the row's length that hold something."""
+        for plane, offset in zip(self._planes, self._offsets, strict=True):
+            item = plane.size * self._dtype.itemsize
+            begin, end = _whole_pages(row.length * item), _whole_pages(row.peak * item)
+            first = offset + row.index * self._row_bytes(plane)
+            for head in range(plane.heads):
+                self._memory.give_back(first + head * self._stride * item + begin, end - begin)
+        row.peak = row.length
 
     def views(self, first: int, count: int) -> Iterator[PlaneView]:
         """Rows `first` to `first + count - 1` of every plane."""
@@ -144,21 +211,46 @@ class KeyValueRows:
             yield PlaneView(plane.past, plane.present, shape, address)
 
     def touched_bytes(self) -> int:
-        """Memory behind the taken rows, counted in whole pages."""
-        return sum(self._touched(row.peak) + self._touched(row.copied) for row in self._taken)
+        """Memory behind the active rows, counted in whole pages."""
+        return self._touched_by(is_idle=False)
+
+    def idle_bytes(self) -> int:
+        """The same behind the idle ones."""
+        return self._touched_by(is_idle=True)
+
+    def _touched_by(self, *, is_idle: bool) -> int:
+        rows = [row for row in self._taken.values() if row.is_idle is is_idle]
+        return sum(self._touched(row.peak) + self._touched(row.copied) for row in rows)
 
     def _touched(self, positions: int) -> int:
-        pages = 0
-        for size, heads in self._heads_by_size.items():
-            pages += heads * -(-positions * size * self._dtype.itemsize // mmap.PAGESIZE)
-        return pages * mmap.PAGESIZE
+        item = self._dtype.itemsize
+        sizes = self._heads_by_size.items()
+        return sum(heads * _whole_pages(positions * size * item) for size, heads in sizes)
+
+    # ---- moving what rows hold ----
+
+    def copy_prefix(self, source: Row, target: Row, length: int, budget_bytes: int) -> None:
+        """Copies what `target` lacks of the first `length` positions of `source`, within the budget."""
+        begin = target.length
+        end = min(length, source.length, begin + max(1, budget_bytes // self.position_bytes))
+        for view in self._views:
+            view[target.index, :, begin:end] = view[source.index, :, begin:end]
+        is_exact = target.exact_length == begin
+        target.length = max(begin, end)
+        target.peak = max(target.peak, end)
+        if is_exact:
+            target.exact_length = max(begin, min(end, source.exact_length))
 
     def compact(self, active: Sequence[Row], budget_bytes: int) -> None:
-        """Moves active rows downwards into holes until they are neighbours.
+        """Moves active rows downwards until they are neighbours.
 
-        Copies at most `budget_bytes`. A row too long for one call is copied over several and stays
-        where it is until the copy is whole: what it holds never changes meanwhile, it only grows.
+        Where pages can be moved nothing is copied, and idle rows step aside. Elsewhere rows move
+        into holes only, at most `budget_bytes` in one call: a row too long for that is copied over
+        several and stays where it is until the copy is whole; meanwhile it only grows.
         """
+        if self._memory.can_move:
+            self._compact_pages(active)
+            return
         positions = max(1, budget_bytes // self.position_bytes)
         while positions > 0 and len(contiguous(active)) > 1:
             row = max(active, key=lambda row: row.index)
@@ -167,6 +259,33 @@ class KeyValueRows:
             copied = min(positions, row.length - row.copied)
             self._copy(row, copied)
             positions -= max(copied, 1)
+
+    def _compact_pages(self, active: Sequence[Row]) -> None:
+        while len(contiguous(active)) > 1:
+            indexes = {row.index for row in active}
+            hole = next(i for i in range(min(indexes), self.count) if i not in indexes)
+            in_the_way = self._taken.get(hole)
+            if in_the_way is not None:
+                refuge = max(self._free, default=-1)
+                if refuge < 0:
+                    return
+                self._move_pages(in_the_way, refuge)
+            self._move_pages(max(active, key=lambda row: row.index), hole)
+
+    def _move_pages(self, row: Row, target: int) -> None:
+        for plane, offset in zip(self._planes, self._offsets, strict=True):
+            size = self._row_bytes(plane)
+            self._memory.move(offset + row.index * size, offset + target * size, size)
+        self._settle(row, target)
+
+    def _settle(self, row: Row, target: int) -> None:
+        """The row's content is at `target` now, and its place is free."""
+        self.states.move(row.index, target)
+        self._free.discard(target)
+        self._free.add(row.index)
+        del self._taken[row.index]
+        self._taken[target] = row
+        row.index = target
 
     def _begin_move(self, row: Row) -> bool:
         target = min(self._free, default=row.index)
@@ -183,7 +302,8 @@ class KeyValueRows:
         row.copied = end
         if end >= row.length:
             self._vacate(row.index)
-            row.index, row.target, row.copied, row.peak = row.target, -1, 0, row.length
+            self._settle(row, row.target)
+            row.target, row.copied, row.peak = -1, 0, row.length
 
     def close(self) -> None:
         """Drops the views; the system takes the memory back once nothing points into it."""
@@ -213,13 +333,5 @@ def _page_aligned_positions(planes: Sequence[Plane], capacity: int, itemsize: in
     return -(-capacity // step) * step
 
 
-def _reserve(size: int) -> mmap.mmap:
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-    try:
-        memory = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=flags)
-    except OSError as error:
-        message = f"no room for a KV cache of {size} bytes: {error.strerror}"
-        raise EngineError("memory", message) from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)  # else a touched byte costs 2 MB
-    return memory
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

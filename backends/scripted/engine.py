@@ -1,21 +1,24 @@
 """A deterministic engine that replays a script, for tests of everything around an engine.
 
 It is no model: ids are the bytes of the text (plus 256 for the beginning and 257 for the end), the
-prompt chooses a rule of `script.json`, and sampling settings mean nothing. It keeps the `Engine`
-contract to the letter, so that what passes on it is about the API and not about a runtime.
+prompt chooses a rule of `script.json`, and sampling settings mean nothing. Of a constrained answer it
+leaves out what the constraint forbids. It keeps the `Engine` contract to the letter, so that what
+passes on it is about the API and not about a runtime.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from backends.engine.generation import Generation, plan_limits
 from backends.scripted.script import EOS_ID, VOCABULARY, Fault, Rule, Script
 from backends.types import (
+    Constraint,
     EngineCapabilities,
     EngineError,
     EngineStatus,
@@ -57,7 +60,9 @@ class ScriptedEngine:
             context_length=min(context_length, script.context_length),
             rows=rows,
             vocabulary=VOCABULARY,
+            grammar=True,
             reproducible_batches=True,
+            embed=script.vector_size > 0,
         )
 
     def add(self, request: GenerateRequest) -> None:
@@ -129,9 +134,14 @@ class ScriptedEngine:
         return events
 
     def _say(self, generation: Generation, token_id: int) -> list[TokenEvent]:
+        constraint = generation.request.constraint
+        if constraint is not None and not _is_allowed(constraint, token_id):
+            return [generation.close("length")] if token_id == EOS_ID else []
         if token_id == EOS_ID:
             generation.sampled += 1
             return [generation.close("stop")]
+        if constraint is not None:
+            constraint.accept(token_id)
         wanted = generation.request.top_logprobs
         top = ((token_id, 0.0),) if wanted > 0 else ()
         return generation.accept(token_id, 0.0 if wanted >= 0 else None, top)
@@ -153,7 +163,11 @@ class ScriptedEngine:
         return None
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
-        raise EngineError("unsupported", "a scripted model has no embeddings")
+        size = self._script.vector_size
+        if size < 1:
+            raise EngineError("unsupported", "a scripted model has no embeddings")
+        counts = [Counter(token_id % size for token_id in ids) for ids in batch]
+        return [struct.pack(f"<{size}f", *(found[i] for i in range(size))) for found in counts]
 
     def status(self) -> EngineStatus:
         held = sum(len(recital.generation.ids) for recital in self._active)
@@ -171,6 +185,10 @@ class ScriptedEngine:
         for request_id in living:
             self.cancel(request_id)
         self._is_closed = True
+
+
+def _is_allowed(constraint: Constraint, token_id: int) -> bool:
+    return bool(constraint.allowed()[token_id >> 3] >> (token_id & 7) & 1)
 
 
 def strike(fault: Fault) -> None:

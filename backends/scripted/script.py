@@ -35,13 +35,17 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The first of `rules` that matches answers. `load_seconds` and `load_fault` are for loading."""
+    """The first of `rules` that matches answers. `load_seconds` and `load_fault` are for loading.
+
+    With `vector_size` it gives embeddings too: how often ids of each remainder are there.
+    """
 
     rules: tuple[Rule, ...] = ()
     otherwise: Rule = Rule(pieces=("I have no line for this.",))
     context_length: int = 4096
     load_seconds: float = 0.0
     load_fault: Fault = ""
+    vector_size: int = 0
 
     def rule_for(self, prompt: str) -> Rule:
         for rule in self.rules:

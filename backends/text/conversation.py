@@ -1,8 +1,8 @@
-"""The way back of one chat: `TokenEvent` → bytes → text → stop strings → `Delta`. Main thread only.
+"""The way back of one chat: `TokenEvent` → bytes → text → stop strings → thoughts, calls, answer.
 
 Promise: text in the order it was sampled, one log-probability per id, and exactly one closing
 message, a `Delta` with `finish` or a `Failed`. Nothing of a stop string is shown, nor the ids or
-log-probabilities of what lies behind it.
+log-probabilities of what lies behind it. Main thread only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import msgspec
 
 from backends.text.detokenizer import Detokenizer
+from backends.text.harmony import Shown
+from backends.text.markup import Markup, MarkupReader, joined
 from backends.text.prompt import ModelText, Prompt
 from backends.text.stops import StopMatcher
 from backends.types import (
@@ -20,6 +22,7 @@ from backends.types import (
     Delta,
     Failed,
     Finished,
+    FinishReason,
     FromWorker,
     Logprob,
     Prefilled,
@@ -60,7 +63,10 @@ class Conversation:
         self._shown_characters = 0
         self._sampled = 0
         self._answer_ids: list[int] = []
-        self._text: list[str] = []
+        self._is_constrained = chat.format is not None
+        self.markup = Markup.of(chat, model.chat_template, prompt.text)
+        self._reader = MarkupReader(self.markup, prompt.text)
+        self._shown: list[Shown] = []
         self._logprobs: list[Logprob] = []
 
     def take(self, events: Iterable[TokenEvent]) -> list[FromWorker]:
@@ -99,9 +105,13 @@ class Conversation:
         """Releases `text` and every id whose text is all shown now."""
         self._shown_characters += len(text)
         if text:
-            self._text.append(text)
+            self._add(self._reader.push(text))
         while self._pending and self._pending[0].end <= self._shown_characters:
             self._release(self._pending.popleft())
+
+    def _add(self, shown: Shown) -> None:
+        if any(shown):
+            self._shown.append(shown)
 
     def _release(self, pending: _Pending) -> None:
         if pending.logprob is not None:
@@ -121,9 +131,12 @@ class Conversation:
         self._pending.clear()
 
     def _flush(self) -> None:
-        """The engine is done: what was held back was no stop string."""
-        if self.has_stopped:
-            return
+        """The engine is done: what was held back was no stop string and no mark-up."""
+        if not self.has_stopped:
+            self._flush_text()
+        self._add(self._reader.flush())
+
+    def _flush_text(self) -> None:
         rest = self._detokenizer.flush()
         self._decoded_characters += len(rest)
         self._show(self._stops.push(rest))
@@ -134,14 +147,17 @@ class Conversation:
             self._release(self._pending.popleft())
 
     def _collect(self) -> list[FromWorker]:
-        if not self._text and not self._logprobs:
+        if not self._shown and not self._logprobs:
             return []
+        shown = joined(self._shown)
         delta = Delta(
             request_id=self.request_id,
-            text="".join(self._text),
+            text=shown.text,
+            thinking=shown.thinking,
+            tool_calls=shown.calls,
             logprobs=tuple(self._logprobs),
         )
-        self._text.clear()
+        self._shown.clear()
         self._logprobs.clear()
         return [delta]
 
@@ -149,17 +165,25 @@ class Conversation:
         context = (*self._prompt.ids, *self._answer_ids) if self._wants_context else ()
         return Delta(
             request_id=self.request_id,
-            finish="stop" if self.has_stopped else event.reason,
+            finish=self._reason(event),
             stop_text=self._stops.stop_text,
             usage=self._usage(event.usage),
             context_ids=context,
         )
 
+    def _reason(self, event: Finished) -> FinishReason:
+        """A document that a stop string cut is not whole, and `stop` would say that it is."""
+        if not self.has_stopped:
+            return event.reason
+        return "length" if self._is_constrained else "stop"
+
     def _usage(self, usage: Usage) -> Usage:
         """Ids that the engine sampled before it heard of the stop string do not count."""
-        if not self.has_stopped:
-            return usage
-        return msgspec.structs.replace(usage, completion_tokens=self._sampled)
+        return msgspec.structs.replace(
+            usage,
+            completion_tokens=self._sampled if self.has_stopped else usage.completion_tokens,
+            dropped_tokens=usage.dropped_tokens + self._prompt.dropped,
+        )
 
     def _logprob(self, event: Sampled) -> Logprob | None:
         if event.logprob is None:

@@ -47,7 +47,7 @@ def embedded(embed: Embed, vectors: Sequence[bytes], prompt_tokens: int) -> Embe
 
 def _finish(vector: np.ndarray, embed: Embed) -> np.ndarray:
     if not np.isfinite(vector).all():
-        raise EngineError("internal", "the model gave an embedding that is not finite")
+        raise EngineError("invalid", "embedding contains NaN or Inf values")
     if 0 < embed.dimensions < len(vector):
         vector = vector[: embed.dimensions]
     if embed.normalize:

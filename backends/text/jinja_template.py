@@ -13,12 +13,15 @@ from collections.abc import Mapping
 import jinja2
 
 from backends.text.jinja_sandbox import MAX_TEXT, new_environment
-from backends.text.render_guard import RenderLimit, render_guard
+from backends.text.render_guard import (
+    RENDER_MEMORY_BYTES,
+    RENDER_SECONDS,
+    RenderLimit,
+    render_guard,
+)
 from backends.types import EngineError
 
 MAX_SOURCE = 1 << 20
-RENDER_SECONDS = 2.0
-RENDER_MEMORY_BYTES = 1 << 30
 _CACHE_ENTRIES = 16
 
 _environment = new_environment()

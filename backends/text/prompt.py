@@ -1,7 +1,6 @@
 """The way in: `Chat` → prompt text → ids → `GenerateRequest`. Main thread only; keeps no request.
 
-A prompt is never cut here: one that does not fit is refused with the text that clients look for.
-What this build cannot do yet is refused by the field's name.
+A prompt that does not fit is cut by `backends.text.history`, or refused. What this build cannot do yet is refused by the field's name.
 """
 
 from __future__ import annotations
@@ -10,61 +9,70 @@ import pathlib
 
 import msgspec
 
+from backends.text.go_prompt import render_go
+from backends.text.history import Fitted, PromptFitter
 from backends.text.jinja_template import render
 from backends.text.tokenizer import Tokenizer
 from backends.types import Chat, EngineCapabilities, EngineError, GenerateRequest, Message
 from converters.artifact import Artifact, SpecialTokens, read_artifact
 
-TOO_LONG = (
-    "the prompt is longer than the context length currently available to the model; shorten the "
-    "prompt, adjust the context length in settings, or use a model with a longer context length"
-)
 # A generation without a limit of its own ends after this many contexts.
 _CONTEXTS_PER_ANSWER = 10
+# Architectures whose context the field does not shift (contract.md §2.9).
+_NEVER_SHIFTED = ("deepseek2",)
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """`dropped` ids of what the client sent are not in it; `system_length`: see GenerateRequest."""
+
     text: str
     ids: tuple[int, ...]
+    dropped: int = 0
+    system_length: int = 0
 
 
 class ModelText:
     """What the text side knows of one loaded model: its tokenizer, template and special ids."""
 
-    def __init__(self, tokenizer: Tokenizer, chat_template: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat_template: str, *, shifts: bool = True) -> None:
+        """`shifts`: whether answers go on beyond a full context unless a request says otherwise."""
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         special = tokenizer.special
         self.end_ids = frozenset(i for i in (*special.end_ids, special.eos_id) if i >= 0)
         self.newline_ids = tokenizer.newline_ids()
         self._special_texts = _special_texts(tokenizer, special)
+        self._fitter = PromptFitter(tokenizer, self.prompt_text, shifts=shifts)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> tuple[ModelText, Artifact]:
         """Reads the artifact. Raises ArtifactError."""
         artifact = read_artifact(folder)
-        return cls(Tokenizer.load(folder, artifact.special), artifact.chat_template), artifact
+        tokenizer = Tokenizer.load(folder, artifact.special)
+        shifts = artifact.architecture not in _NEVER_SHIFTED
+        return cls(tokenizer, artifact.chat_template, shifts=shifts), artifact
 
     def prompt_text(self, chat: Chat) -> str:
         """The whole prompt, earlier context included. Raises EngineError."""
-        _refuse_unsupported(chat)
+        _refuse_images(chat)
         earlier = self.tokenizer.decode(chat.context_ids) if chat.context_ids else ""
         if chat.prompt is not None:
             return earlier + chat.prompt
         return earlier + self._render(chat)
 
     def prompt(self, chat: Chat, context_length: int | None = None) -> Prompt:
-        """Raises EngineError("too_long") when fewer than one id of `context_length` is left."""
-        text = self.prompt_text(chat)
-        limit = None if context_length is None else context_length - 1
-        if limit is not None and self.tokenizer.fewest_ids(text) > limit:
-            raise EngineError("too_long", TOO_LONG)
-        ids = self.tokenizer.encode_prompt(text)
-        if limit is not None and len(ids) > limit:
-            raise EngineError("too_long", TOO_LONG)
-        if not ids:
+        """Cut to what leaves room for an answer, where the chat allows it. Raises EngineError."""
+        if context_length is None:
+            text = self.prompt_text(chat)
+            fitted = Fitted(text, self.tokenizer.encode_prompt(text))
+        else:
+            fitted = self._fitter.fit(chat, context_length)
+        if not fitted.ids:
             raise EngineError("invalid", "the prompt is empty")
-        return Prompt(text=text, ids=ids)
+        system_length = self._fitter.system_length(chat, fitted)
+        return Prompt(
+            text=fitted.text, ids=fitted.ids, dropped=fitted.dropped, system_length=system_length
+        )
 
     def request(self, chat: Chat, prompt: Prompt, context_length: int) -> GenerateRequest:
         bound = _CONTEXTS_PER_ANSWER * context_length
@@ -79,21 +87,31 @@ class ModelText:
             newline_ids=self.newline_ids,
             top_logprobs=max(chat.top_logprobs, 0) if chat.logprobs else -1,
             reproducible=chat.reproducible,
+            shift=self._fitter.may_shift(chat),
+            keep_length=self._fitter.keep_length(chat, len(prompt.ids)),
+            cache_scope=chat.cache_scope,
+            system_length=prompt.system_length,
         )
 
     def _render(self, chat: Chat) -> str:
+        if chat.template:
+            return render_go(chat)
+        if chat.suffix:
+            raise EngineError("unsupported", "this model has no template for a suffix")
         if not self.chat_template:
             return _plain_text(chat.messages)
         messages, prefill = _split_prefill(chat.messages)
         variables: dict[str, object] = {
             "messages": [_message_variables(message) for message in messages],
-            "tools": None,
+            "tools": [_object(tool, "a tool") for tool in chat.tools] or None,
             "documents": None,
             "add_generation_prompt": True,
             **self._special_texts,
         }
         if chat.think is not None:
             variables["enable_thinking"] = bool(chat.think)
+        if isinstance(chat.think, str):
+            variables["reasoning_effort"] = chat.think
         return render(self.chat_template, variables) + prefill
 
 
@@ -112,19 +130,9 @@ def _special_texts(tokenizer: Tokenizer, special: SpecialTokens) -> dict[str, st
     return {name: tokenizer.piece(i).decode("utf-8", "replace") for name, i in ids.items()}
 
 
-def _refuse_unsupported(chat: Chat) -> None:
-    """What later builds bring; each named as the client wrote it."""
-    given = {
-        "tools": bool(chat.tools),
-        "think": bool(chat.think),
-        "format": chat.format is not None,
-        "template": bool(chat.template),
-        "suffix": bool(chat.suffix),
-        "images": any(message.images for message in chat.messages),
-    }
-    names = [name for name, is_given in given.items() if is_given]
-    if names:
-        raise EngineError("unsupported", f"not supported yet: {', '.join(names)}")
+def _refuse_images(chat: Chat) -> None:
+    if any(message.images for message in chat.messages):
+        raise EngineError("unsupported", "not supported yet: images")
 
 
 def _plain_text(messages: tuple[Message, ...]) -> str:
@@ -157,15 +165,18 @@ def _message_variables(message: Message) -> dict[str, object]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {
+                    "name": call.name,
+                    "arguments": _object(call.arguments, "tool call arguments"),
+                },
             }
             for call in message.tool_calls
         ]
     return variables
 
 
-def _arguments(data: bytes) -> dict[str, object]:
+def _object(data: bytes, what: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(data, type=dict[str, object])
     except msgspec.MsgspecError as error:
-        raise EngineError("invalid", f"tool call arguments are no JSON object: {error}") from error
+        raise EngineError("invalid", f"{what}: no JSON object: {error}") from error

@@ -16,6 +16,9 @@ import threading
 import time
 from collections.abc import Iterator
 
+# What one rendering may take, whatever the template's language.
+RENDER_SECONDS = 2.0
+RENDER_MEMORY_BYTES = 1 << 30
 _TICK_SECONDS = 0.05
 _STANDARD_ERROR = 2
 

@@ -15,6 +15,13 @@ from backends.text.go_template import GoTemplate, TemplateError
 
 MAX_SOURCE = 1 << 20
 THINKING_TAGS = ("<think>", "</think>")
+# What other families put around thoughts; the last is harmony's channel.
+_OTHER_THINKING_TAGS = (
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+)
 
 _GO_TOOL_RESULT = ('eq .Role "tool"', "tool_response", "TOOL_RESULTS")
 _JINJA_TOOL_CALL = ("tool_call", "message.tool_calls")
@@ -73,6 +80,11 @@ def go_facts(source: str) -> TemplateFacts:
     )
 
 
+def check_go_template(source: str) -> str:
+    """What is wrong with a Go template, with its line; "" when it can be read."""
+    return go_facts(source).error
+
+
 def jinja_facts(source: str) -> TemplateFacts:
     if len(source) > MAX_SOURCE:
         error = f"the template is over {MAX_SOURCE} characters"
@@ -81,7 +93,7 @@ def jinja_facts(source: str) -> TemplateFacts:
     return TemplateFacts(
         "jinja",
         variables=frozenset(_jinja_names(source)),
-        thinking_tags=THINKING_TAGS if _is_jinja_thinking(source) else None,
+        thinking_tags=_jinja_thinking_tags(source),
         has_tools="tools" in source or "tool_call" in source,
         has_tool_round_trip=any(mark in source for mark in _JINJA_TOOL_CALL)
         and _JINJA_TOOL_RESULT.search(source) is not None,
@@ -104,6 +116,12 @@ def prefers_jinja(go: TemplateFacts, jinja: TemplateFacts) -> bool:
         return jinja.has_tool_round_trip or not go.has_tool_round_trip
     gains_results = jinja.has_tool_round_trip and not go.has_tool_round_trip
     return jinja_has == go_has and "tools" in go_has and gains_results
+
+
+def _jinja_thinking_tags(source: str) -> tuple[str, str] | None:
+    if _is_jinja_thinking(source):
+        return THINKING_TAGS
+    return next((tags for tags in _OTHER_THINKING_TAGS if all(t in source for t in tags)), None)
 
 
 def _is_jinja_thinking(source: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 
 import tokenizers
@@ -98,6 +99,7 @@ class Tokenizer:
             if token.content not in _BYTE_TOKENS
         }
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._special_texts = {t.content: i for i, t in added.items() if t.special and t.content}
         self._pieces: dict[int, bytes] = {}
         self._longest = max(map(len, self._tokenizer.get_vocab()), default=1)
 
@@ -146,6 +148,25 @@ class Tokenizer:
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special_ids
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._special_ids
+
+    def special_id(self, text: str) -> int | None:
+        """The special id that is exactly `text`."""
+        return self._special_texts.get(text)
+
+    def cut_at_special(self, text: str) -> list[str]:
+        """`text` in parts, each either one special token's text or free of them."""
+        longest_first = sorted(self._special_texts, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first))
+        parts = re.split(f"({pattern})", text) if pattern else [text]
+        return [part for part in parts if part]
+
+    def pieces(self, count: int) -> list[bytes]:
+        """The bytes of ids 0 to `count` - 1; b"" for ids that the tokenizer does not know."""
+        return [self.piece(token_id) for token_id in range(count)]
 
     def _make_piece(self, token_id: int) -> bytes:
         if token_id in self._added:

@@ -26,6 +26,7 @@ from backends.types import (
     RequestId,
     TokenEvent,
 )
+from backends.worker.embed_queue import EmbedQueue
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class EngineThread:
         self._load = load
         self._post = post
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._embeds = EmbedQueue()
         # A daemon thread: a runtime stuck in native code must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -125,6 +127,8 @@ class EngineThread:
             code = "internal"
             self._post(EngineLoaded(engine.capabilities, time.monotonic_ns() - started))
             while self._drain(engine):
+                if self._embeds.has_work():
+                    self._embed_slice(engine)
                 events = engine.step()
                 self._post(Stepped(events, engine.status()))
         except BaseException as error:  # noqa: BLE001  whatever it was, its requests must hear of it
@@ -137,8 +141,9 @@ class EngineThread:
         """Does what others asked for; waits while there is nothing to step. False: close."""
         has_news = False
         while True:
+            is_busy = has_news or engine.has_work() or self._embeds.has_work()
             try:
-                command = self._inbox.get(block=not has_news and not engine.has_work())
+                command = self._inbox.get(block=not is_busy)
             except queue.Empty:
                 return True
             match command:
@@ -147,21 +152,46 @@ class EngineThread:
                     has_news = True
                 case CancelRequest(request_id=request_id):
                     engine.cancel(request_id)
+                    self._embeds.cancel(request_id)
                     has_news = True
-                case EmbedBatch():
-                    self._embed(engine, command)
+                case EmbedBatch(request_id=request_id, batch=batch):
+                    self._add_embed(request_id, batch)
                 case Close():
                     return False
 
-    def _embed(self, engine: Engine, command: EmbedBatch) -> None:
-        """A failing batch fails alone: it leaves nothing behind in the engine."""
-        try:
-            vectors = engine.embed(command.batch)
-        except (EngineError, MemoryError) as error:
-            failure = as_engine_error(error, "internal")
-            self._post(EmbedFailed(command.request_id, failure))
+    def _add_embed(self, request_id: RequestId, batch: tuple[tuple[int, ...], ...]) -> None:
+        if batch:
+            self._embeds.add(request_id, batch)
         else:
-            self._post(Vectors(command.request_id, vectors))
+            self._post(Vectors(request_id, []))
+
+    def _embed_slice(self, engine: Engine) -> None:
+        """Texts of several requests at once. One that fails is asked alone: it must fail alone."""
+        part, begin = self._embeds.next_slice(), time.monotonic()
+        try:
+            vectors = engine.embed(part.batch)
+        except (EngineError, MemoryError) as error:
+            if len(dict(part.owners)) == 1:
+                self._fail_embed(part.owners[0][0], error)
+                return
+            vectors = []
+            for (request_id, _), ids in zip(part.owners, part.batch, strict=True):
+                vectors.append(self._embed_one(engine, request_id, ids))
+        seconds = time.monotonic() - begin
+        for request_id, finished in self._embeds.done(part, vectors, seconds):
+            self._post(Vectors(request_id, finished))
+
+    def _embed_one(self, engine: Engine, request_id: RequestId, ids: tuple[int, ...]) -> bytes:
+        try:
+            return engine.embed([ids])[0]
+        except (EngineError, MemoryError) as error:
+            self._fail_embed(request_id, error)
+            return b""
+
+    def _fail_embed(self, request_id: RequestId, error: Exception) -> None:
+        """A second text of the same request finds it gone already."""
+        if self._embeds.cancel(request_id):
+            self._post(EmbedFailed(request_id, as_engine_error(error, "internal")))
 
 
 def _close_quietly(engine: Engine | None) -> None:

@@ -1,15 +1,18 @@
-"""What the engine thread hands to the main thread, and the bell that wakes it."""
+"""What other threads hand to the main thread, and the bell that wakes it."""
 
 from __future__ import annotations
 
 import socket
 from collections import deque
 
-from backends.worker.engine_thread import Report
+from backends.worker.engine_thread import Report as EngineReport
+from backends.worker.grammars import GrammarReady
+
+Report = EngineReport | GrammarReady
 
 
 class Outbox:
-    """`post` from the engine thread, `drain` from the main thread, `ring` from anywhere."""
+    """`post` from any thread, `drain` from the main thread, `ring` from anywhere."""
 
     def __init__(self) -> None:
         self.bell, self._clapper = socket.socketpair()

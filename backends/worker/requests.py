@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from backends.text.answer_grammar import answer_grammar
 from backends.text.conversation import Conversation
 from backends.text.embedding import embedded, passage_ids
 from backends.text.prompt import ModelText, context_length_of
@@ -30,6 +31,7 @@ from backends.types import (
     EngineStatus,
     Failed,
     FromWorker,
+    GenerateRequest,
     Load,
     Loaded,
     Probe,
@@ -49,11 +51,13 @@ from backends.worker.engine_thread import (
     EngineDied,
     EngineLoaded,
     EngineThread,
-    Report,
     Stepped,
     Vectors,
     as_engine_error,
 )
+from backends.worker.grammars import GrammarReady, Grammars
+from backends.worker.hold import hold_artifact
+from backends.worker.outbox import Report
 from converters.artifact import ArtifactError
 
 _log = logging.getLogger(__name__)
@@ -90,6 +94,9 @@ class Requests:
         self._status: EngineStatus | None = None
         self._conversations: dict[RequestId, Conversation] = {}
         self._embeds: dict[RequestId, _PendingEmbed] = {}
+        self._grammars: Grammars | None = None
+        # Requests whose grammar is being compiled; their conversations are open already.
+        self._compiling: dict[RequestId, GenerateRequest] = {}
 
     # ---- from the daemon ----
 
@@ -131,6 +138,7 @@ class Requests:
         self._load = load
         try:
             backend = self._backend(load.backend)
+            hold_artifact(pathlib.Path(load.artifact))
             self._engine = EngineThread(backend, load, self._post)
             self._model, _ = ModelText.load(pathlib.Path(load.artifact))
         except ArtifactError as error:
@@ -161,9 +169,20 @@ class Requests:
         context_length = context_length_of(chat, capabilities)
         prompt = model.prompt(chat, context_length)
         request = model.request(chat, prompt, context_length)
-        self._conversations[chat.request_id] = Conversation(chat, prompt, model)
-        engine.put(Add(request))
+        conversation = Conversation(chat, prompt, model)
+        if chat.format is None:
+            engine.put(Add(request))
+        else:
+            spec = answer_grammar(chat.format, conversation.markup, model.tokenizer)
+            self._open_grammars(model, capabilities).compile(chat.request_id, spec)
+            self._compiling[chat.request_id] = request
+        self._conversations[chat.request_id] = conversation
         return []
+
+    def _open_grammars(self, model: ModelText, capabilities: EngineCapabilities) -> Grammars:
+        if self._grammars is None:
+            self._grammars = Grammars(model.tokenizer, model.end_ids, capabilities, self._post)
+        return self._grammars
 
     def _embed(self, embed: Embed) -> list[FromWorker]:
         engine, model, capabilities = self._loaded()
@@ -175,10 +194,15 @@ class Requests:
         return []
 
     def _cancel(self, request_id: RequestId) -> list[FromWorker]:
-        """A chat is closed by the engine's own event; an embedding under way is left to itself."""
+        """A chat is closed by the engine's own event; what runs elsewhere is left to itself."""
+        if self._compiling.pop(request_id, None) is not None:
+            del self._conversations[request_id]
+            return [failed(request_id, EngineError("cancelled", "cancelled"))]
         if request_id in self._conversations and self._engine is not None:
             self._engine.put(CancelRequest(request_id))
         elif self._embeds.pop(request_id, None) is not None:
+            if self._engine is not None:
+                self._engine.put(CancelRequest(request_id))
             return [failed(request_id, EngineError("cancelled", "cancelled"))]
         return []
 
@@ -189,6 +213,7 @@ class Requests:
             active=status.active if status else 0,
             waiting=status.waiting if status else 0,
             kv_bytes=status.kv_bytes if status else 0,
+            cached_bytes=status.cached_bytes if status else 0,
             steps=status.steps if status else 0,
             resident_bytes=resident_bytes(),
             loaded=self._capabilities is not None,
@@ -203,6 +228,8 @@ class Requests:
             case Stepped(events=events, status=status):
                 self._status = status
                 return self._take_events(events)
+            case GrammarReady():
+                return self._take_grammar(report)
             case Vectors():
                 return self._take_vectors(report)
             case EmbedFailed(request_id=request_id, error=error):
@@ -230,6 +257,17 @@ class Requests:
                 device=capabilities.device,
             )
         ]
+
+    def _take_grammar(self, report: GrammarReady) -> list[FromWorker]:
+        """The request goes to the engine now, unless it was taken back meanwhile."""
+        request = self._compiling.pop(report.request_id, None)
+        if request is None or self._engine is None:
+            return []
+        if isinstance(report.grammar, EngineError):
+            del self._conversations[report.request_id]
+            return [failed(report.request_id, report.grammar)]
+        self._engine.put(Add(msgspec.structs.replace(request, constraint=report.grammar)))
+        return []
 
     def _take_events(self, events: list[TokenEvent]) -> list[FromWorker]:
         by_request: dict[RequestId, list[TokenEvent]] = {}
@@ -289,6 +327,7 @@ class Requests:
         open_ids = [*self._conversations, *self._embeds]
         self._conversations.clear()
         self._embeds.clear()
+        self._compiling.clear()
         return [failed(request_id, error) for request_id in open_ids]
 
     def close(self, timeout_seconds: float) -> None:

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from converters.architectures.model import Linear
-from converters.errors import MalformedFile, Unsupported
+from converters.architectures.parts import Linear
+from converters.errors import MalformedFile
 from converters.gguf import (
     GgufFile,
     TensorInfo,
@@ -41,6 +41,15 @@ class Header:
         """Texts in the tokenizer's list; 0 where there is none."""
         tokens = self._metadata.get("tokenizer.ggml.tokens")
         return len(tokens) if isinstance(tokens, list) else 0
+
+    @property
+    def width(self) -> int:
+        """Numbers in a hidden state: the columns of `token_embd`."""
+        return self.tensor("token_embd.weight").shape[-1]
+
+    def epsilon(self, *, is_centered: bool) -> float:
+        """Of RMSNorm, or of LayerNorm."""
+        return self.positive(f"attention.layer_norm_{'' if is_centered else 'rms_'}epsilon")
 
     def has(self, key: str) -> bool:
         return self._key(key) in self._metadata
@@ -77,6 +86,15 @@ class Header:
     def flag(self, key: str, default: bool) -> bool:
         return flag_value(self._metadata, self._key(key), default=default)
 
+    def flags(self, key: str) -> tuple[bool, ...] | None:
+        """An array of truth values; None where the key is absent or a single value."""
+        value = self._metadata.get(self._key(key))
+        if not isinstance(value, np.ndarray):
+            return None
+        if value.dtype.kind not in "biu":
+            raise MalformedFile(f"{self._key(key)} holds {value.dtype}, not truth values")
+        return tuple(bool(entry) for entry in value)
+
     def tensor(self, name: str) -> TensorInfo:
         try:
             return self._tensors[name]
@@ -106,14 +124,6 @@ class Header:
 
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
-
-    def refuse_experts(self) -> None:
-        if experts := self.count("expert_count", 0):
-            raise Unsupported(f"{self.architecture} with {experts} experts is not supported yet")
-
-    def refuse_bidirectional(self) -> None:
-        if not self.flag("attention.causal", True):
-            raise Unsupported(f"{self.architecture} with bidirectional attention is not supported")
 
     def _key(self, key: str) -> str:
         return f"{self.architecture}.{key}"

@@ -12,28 +12,28 @@ from typing import Literal
 
 import msgspec
 
-Activation = Literal["silu", "gelu", "gelu_tanh"]
+from converters.architectures.experts import Experts
+from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.parts import FeedForward, Linear, Norm
 
-
-class Linear(msgspec.Struct, frozen=True, kw_only=True):
-    """y = x Wᵀ + b: the weight is [rows, columns] and takes `columns` numbers to `rows`."""
-
-    weight: str
-    rows: int
-    columns: int
-    bias: str = ""
+Mixer = Attention | LatentAttention | ShortConvolution
+Pooling = Literal["", "mean", "cls", "last", "rank"]
 
 
 class RopeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How the inverse frequencies come about; `rope.inverse_frequencies` follows it.
 
     `dimensions` counts the rotated numbers of a head. `factors` names an F32 tensor
-    [dimensions / 2] that divides them. `scaling` linear and yarn use `scale`, the context factor.
+    [dimensions / 2] that divides them; `long_factors` takes its place where the context is longer
+    than `original_context_length`. `scaling` linear and yarn use `scale`, the context factor.
+    `magnitude` multiplies cos and sin on top of what yarn asks for itself; `yarn_log_multiplier` m
+    divides yarn's own 1 + 0.1 ln(scale) by 1 + 0.1 m ln(scale).
     """
 
     dimensions: int
     base: float
     factors: str = ""
+    long_factors: str = ""
     scaling: Literal["none", "linear", "yarn"] = "none"
     scale: float = 1.0
     magnitude: float = 1.0
@@ -41,96 +41,94 @@ class RopeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     yarn_beta_fast: float = 32.0
     yarn_beta_slow: float = 1.0
     yarn_extrapolation: float = 1.0
-
-
-class Attention(msgspec.Struct, frozen=True, kw_only=True):
-    """Grouped-query attention over a KV cache. Either `fused` ([q; k; v] rows) or the three.
-
-    `rope` names a recipe of the model, empty for none. `interleaved` pairs (2i, 2i+1), llama.cpp's
-    NORM; otherwise (i, i + dimensions/2), its NEOX. `window` 0 sees everything, W the last W ids
-    with its own. Norm names are [head_size] wide, or the whole projection wide.
-    """
-
-    heads: int
-    kv_heads: int
-    head_size: int
-    scale: float
-    output: Linear
-    query: Linear | None = None
-    key: Linear | None = None
-    value: Linear | None = None
-    fused: Linear | None = None
-    query_norm: str = ""
-    key_norm: str = ""
-    rope: str = "global"
-    interleaved: bool = False
-    window: int = 0
-    softcap: float = 0.0
-    sinks: str = ""
-
-    def linears(self) -> Iterator[Linear]:
-        for linear in (self.fused, self.query, self.key, self.value, self.output):
-            if linear is not None:
-                yield linear
-
-
-class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
-    """down(activation(gate x) · up x); without `gate` down(activation(up x)).
-
-    `is_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
-    """
-
-    activation: Activation
-    up: Linear
-    down: Linear
-    gate: Linear | None = None
-    is_up_fused: bool = False
-
-    def linears(self) -> Iterator[Linear]:
-        for linear in (self.gate, self.up, self.down):
-            if linear is not None:
-                yield linear
+    yarn_log_multiplier: float = 0.0
 
 
 class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
-    """One transformer block. Norms are tensor names; an empty one is not there.
+    """One transformer block; a norm that is None is not there.
 
-    x += residual_scale · post_attention_norm(attention(attention_norm(x))), then the same with the
-    feed-forward network.
+    x += residual_scale · post_attention_norm(mixer(attention_norm(x))), then the same with the
+    feed-forward network. `is_parallel`: both branches read attention_norm(x) and are added together.
+    `after_attention_norm`, `after_feed_forward_norm`: x = norm(x + branch), as BERT does;
+    `second_after_norm`: then once more x' = norm(x' + x), of Jina's code model.
     """
 
-    attention: Attention
-    feed_forward: FeedForward
-    attention_norm: str = ""
-    feed_forward_norm: str = ""
-    post_attention_norm: str = ""
-    post_feed_forward_norm: str = ""
+    mixer: Mixer
+    feed_forward: FeedForward | Experts
+    attention_norm: Norm | None = None
+    feed_forward_norm: Norm | None = None
+    post_attention_norm: Norm | None = None
+    post_feed_forward_norm: Norm | None = None
+    after_attention_norm: Norm | None = None
+    second_after_norm: Norm | None = None
+    after_feed_forward_norm: Norm | None = None
     residual_scale: float = 1.0
+    is_parallel: bool = False
 
     def linears(self) -> Iterator[Linear]:
-        yield from self.attention.linears()
+        yield from self.mixer.linears()
         yield from self.feed_forward.linears()
 
-    def vectors(self) -> Iterator[str]:
-        """Norm weights and sinks; biases belong to their linears."""
-        attention = self.attention
-        names = (
+    def norms(self) -> Iterator[Norm]:
+        found = (
             self.attention_norm,
-            attention.query_norm,
-            attention.key_norm,
-            attention.sinks,
             self.post_attention_norm,
+            self.after_attention_norm,
+            self.second_after_norm,
             self.feed_forward_norm,
             self.post_feed_forward_norm,
+            self.after_feed_forward_norm,
         )
-        return (name for name in names if name)
+        return (norm for norm in found if norm is not None)
+
+    def tensor_names(self) -> Iterator[str]:
+        """Every tensor of the block; "" may be among them."""
+        for linear in self.linears():
+            yield from (linear.weight, linear.bias)
+        for norm in self.norms():
+            yield from (norm.weight, norm.bias)
+        yield from self.mixer.vectors()
+        yield from self.feed_forward.tensor_names()
+
+
+class Temperature(msgspec.Struct, frozen=True, kw_only=True):
+    """Queries at position p are multiplied by 1 + strength · ln(1 + floor(p / length))."""
+
+    strength: float
+    length: int
+
+
+class Encoder(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a model give vectors instead of ids.
+
+    `pooling` "" gives the hidden states of all ids. Before the blocks: `positions` [ids, E] and
+    row 0 of `token_types` are added, then `embedding_norm`. After pooling: `projections` one after
+    the other; "rank": tanh between them (`has_tanh`), a softmax at the end (`has_softmax`).
+    """
+
+    pooling: Pooling
+    is_causal: bool = False
+    positions: str = ""
+    token_types: str = ""
+    embedding_norm: Norm | None = None
+    projections: tuple[Linear, ...] = ()
+    has_tanh: bool = False
+    has_softmax: bool = False
+
+    def tensor_names(self) -> Iterator[str]:
+        yield from (self.positions, self.token_types)
+        if self.embedding_norm:
+            yield from (self.embedding_norm.weight, self.embedding_norm.bias)
+        for linear in self.projections:
+            yield from (linear.weight, linear.bias)
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
-    """A causal decoder. `vocabulary` counts the ids that have both a row and a text.
+    """A causal decoder, or with `encoder` a model that gives vectors (then `output` is None).
 
-    The output is tied where `output.weight` is `embedding.weight`. `logit_scale` multiplies the
-    logits, then `logit_softcap` c gives c · tanh(logits / c).
+    `vocabulary` counts the ids that have both a row and a text. The output is tied where
+    `output.weight` is `embedding.weight`. `logit_scale` multiplies the logits, then `logit_softcap`
+    c gives c · tanh(logits / c).
     """
 
     architecture: str
@@ -140,24 +138,32 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     epsilon: float
     embedding: Linear
-    output_norm: str
-    output: Linear
+    output_norm: Norm | None
+    output: Linear | None
     blocks: tuple[BlockShape, ...]
     rope: dict[str, RopeRecipe]
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+    temperature: Temperature | None = None
+    encoder: Encoder | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def is_tied(self) -> bool:
-        return self.output.weight == self.embedding.weight
+        return self.output is not None and self.output.weight == self.embedding.weight
 
     def tensor_names(self) -> frozenset[str]:
-        """Every tensor that some role uses."""
-        linears = [self.embedding, self.output]
-        vectors = [self.output_norm, *(recipe.factors for recipe in self.rope.values())]
+        """Every tensor that some role uses, and those the architecture knows to have none."""
+        names = {self.embedding.weight, *self.unused}
+        if self.output:
+            names |= {self.output.weight, self.output.bias}
+        if self.output_norm:
+            names |= {self.output_norm.weight, self.output_norm.bias}
+        for recipe in self.rope.values():
+            names |= {recipe.factors, recipe.long_factors}
         for block in self.blocks:
-            linears.extend(block.linears())
-            vectors.extend(block.vectors())
-        names = {linear.weight for linear in linears} | {linear.bias for linear in linears}
-        return frozenset(names.union(vectors) - {""})
+            names.update(block.tensor_names())
+        if self.encoder:
+            names.update(self.encoder.tensor_names())
+        return frozenset(names - {""})

@@ -1,4 +1,4 @@
-"""`qwen2`: Qwen 1.5, 2 and 2.5, and distillations on them.
+"""`qwen2`: Qwen 1.5, 2 and 2.5, and distillations and embedding models on them.
 
 Source: llama.cpp, `LLM_ARCH_QWEN2` in llama-model.cpp and `llm_build_qwen2`: rotary NEOX halves,
 biases on q, k and v, the small ones tied; some long-context files carry YaRN.
@@ -7,17 +7,17 @@ biases on q, k and v, the small ones tied; some long-context files carry YaRN.
 from __future__ import annotations
 
 from converters.architectures import decoder
+from converters.architectures.attention import grouped_attention
 from converters.architectures.header import Header
 from converters.architectures.model import BlockShape, ModelShape
+from converters.architectures.rope_recipe import rope_recipe
 
 
 def describe(header: Header) -> ModelShape:
-    """Raises Unsupported for bidirectional variants."""
-    header.refuse_bidirectional()
-
     def block(index: int) -> BlockShape:
-        attention = decoder.grouped_attention(header, index, interleaved=False)
+        attention = grouped_attention(header, index, interleaved=False)
         feed_forward = decoder.gated_feed_forward(header, index)
         return decoder.pre_norm_block(header, index, attention, feed_forward)
 
-    return decoder.decoder(header, block, {"global": decoder.rope_recipe(header)})
+    head_size = grouped_attention(header, 0, interleaved=False).head_size
+    return decoder.decoder(header, block, {"global": rope_recipe(header, head_size)})

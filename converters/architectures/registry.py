@@ -4,15 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from converters.architectures import llama, qwen2
+from converters.architectures import (
+    bert,
+    cohere2,
+    command_r,
+    deepseek2,
+    exaone,
+    gemma,
+    gemma2,
+    gemma3,
+    gemma_embedding,
+    glm4,
+    gpt_oss,
+    granite,
+    lfm2,
+    llama,
+    mistral3,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen2moe,
+    qwen3,
+    qwen3moe,
+    smollm3,
+    starcoder2,
+)
 from converters.architectures.header import Header
 from converters.architectures.model import ModelShape
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import GgufFile
 
 ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
+    "bert": bert.describe,
+    "cohere2": cohere2.describe,
+    "command-r": command_r.describe,
+    "deepseek2": deepseek2.describe,
+    "exaone": exaone.describe,
+    "gemma": gemma.describe,
+    "gemma-embedding": gemma_embedding.describe,
+    "gemma2": gemma2.describe,
+    "gemma3": gemma3.describe,
+    "glm4": glm4.describe,
+    "gpt-oss": gpt_oss.describe,
+    "granite": granite.describe,
+    "granitemoe": granite.describe,
+    "jina-bert-v2": bert.describe,
+    "lfm2": lfm2.describe,
     "llama": llama.describe,
+    "mistral3": mistral3.describe,
+    "nomic-bert": bert.describe,
+    "olmo2": olmo2.describe,
+    "phi3": phi3.describe,
     "qwen2": qwen2.describe,
+    "qwen2moe": qwen2moe.describe,
+    "qwen3": qwen3.describe,
+    "qwen3moe": qwen3moe.describe,
+    "smollm3": smollm3.describe,
+    "starcoder2": starcoder2.describe,
 }
 
 

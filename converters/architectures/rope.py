@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from converters.architectures.model import RopeRecipe
 from converters.artifact import RopeTable
@@ -17,13 +18,27 @@ from converters.errors import MalformedFile
 Frequencies = npt.NDArray[np.float64]
 
 
-def rope_table(recipe: RopeRecipe, factors: npt.NDArray[np.float32] | None = None) -> RopeTable:
-    """`factors` are the numbers of the tensor that the recipe names. Raises MalformedFile."""
+def rope_table(
+    recipe: RopeRecipe,
+    factors: npt.NDArray[np.float32] | None = None,
+    long_factors: npt.NDArray[np.float32] | None = None,
+) -> RopeTable:
+    """The factors are the numbers of the tensors that the recipe names. Raises MalformedFile."""
     with np.errstate(all="ignore"):
-        frequencies = inverse_frequencies(recipe, factors)
-    if not (np.isfinite(frequencies).all() and math.isfinite(magnitude(recipe))):
+        short = inverse_frequencies(recipe, factors)
+        long = None if long_factors is None else inverse_frequencies(recipe, long_factors)
+    found = [short] if long is None else [short, long]
+    if not (np.isfinite(found).all() and math.isfinite(magnitude(recipe))):
         raise MalformedFile("the rope frequencies are not finite numbers")
-    return RopeTable(inverse_frequencies=tuple(frequencies.tolist()), magnitude=magnitude(recipe))
+    table = RopeTable(inverse_frequencies=tuple(short.tolist()), magnitude=magnitude(recipe))
+    if long is None:
+        return table
+    return replace(
+        table,
+        long_inverse_frequencies=tuple(long.tolist()),
+        long_magnitude=table.magnitude,
+        original_context_length=recipe.original_context_length,
+    )
 
 
 def inverse_frequencies(
@@ -64,6 +79,10 @@ def _yarn_ramp(recipe: RopeRecipe, pairs: Frequencies) -> Frequencies:
 
 def magnitude(recipe: RopeRecipe) -> float:
     """What cos and sin are multiplied by."""
-    if recipe.scaling == "yarn" and recipe.yarn_extrapolation and recipe.scale > 1.0:
-        return recipe.magnitude * (1.0 + 0.1 * math.log(recipe.scale))
-    return recipe.magnitude
+    if recipe.scaling != "yarn" or not recipe.yarn_extrapolation or recipe.scale <= 1.0:
+        return recipe.magnitude
+    own, cancelled = (
+        1.0 + 0.1 * strength * math.log(recipe.scale)
+        for strength in (1.0, recipe.yarn_log_multiplier)
+    )
+    return recipe.magnitude * own / cancelled if cancelled else math.inf

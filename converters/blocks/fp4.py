@@ -41,7 +41,9 @@ _MX_SCALES = _half_e8m0()
 _NV_SCALES = _half_ue4m3()
 
 
-class _Fp4(CodedBlockType, is_abstract=True):
+class Fp4BlockType(CodedBlockType, is_abstract=True):
+    """Beside integer codes it gives the floats' own bits, for targets that have them."""
+
     def codes(self, raw: Bytes) -> Bytes:
         """The E2M1 codes themselves, u8 [n, block_size], in the order of the weights."""
         raw = self._checked(raw)
@@ -52,13 +54,14 @@ class _Fp4(CodedBlockType, is_abstract=True):
         return self._checked(raw)[:, : self.block_size // self.sub]
 
     def _nibbles(self, raw: Bytes) -> np.ndarray:
+        """Codes in the order of the weights, one in each byte of u64 lanes."""
         raise NotImplementedError
 
     def _codes(self, raw: Bytes) -> Bytes:
         return looked_up(self._nibbles(raw), _CODES)
 
 
-class MXFP4(_Fp4, bits=8, zero=128):
+class MXFP4(Fp4BlockType, bits=8, zero=128):
     """A byte of scale, 16 bytes of codes: low halves are weights 0-15."""
 
     name, block_size, type_size, sub = "MXFP4", 32, 17, 32
@@ -70,7 +73,7 @@ class MXFP4(_Fp4, bits=8, zero=128):
         return _MX_SCALES[self.scale_bytes(raw)], None
 
 
-class NVFP4(_Fp4, bits=8, zero=128):
+class NVFP4(Fp4BlockType, bits=8, zero=128):
     """4 bytes of scales, then for each 8 bytes of codes: low halves are weights 0-7."""
 
     name, block_size, type_size, sub = "NVFP4", 64, 36, 16

@@ -24,6 +24,7 @@ _SIGNS = sign_masks()
 _PARITY_SIGNS = parity_sign_masks()
 _IQ2_LEVELS = (8, 25, 43, 0)
 _IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
+_HALF, _QUARTER, _EIGHTH = np.float32(0.5), np.float32(0.25), np.float32(0.125)
 _SEVENS = np.array([0, 7, 14, 21], np.uint32)
 
 
@@ -45,7 +46,7 @@ def _nibbles(raw: Bytes, start: int, stop: int) -> Floats:
     return (both & np.uint8(0x0F)).reshape(len(raw), -1).astype(np.float32)
 
 
-def _scaled(factor: Floats, multiples: Floats) -> Floats:
+def _scaled(factor: Floats, multiples: Floats | np.float32) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
         return factor * multiples
 
@@ -69,7 +70,7 @@ class IQ2_XXS(_IQuant, bits=8, zero=128):
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = words(raw, 2, 66, np.uint32)[:, 1::2] >> np.uint32(28)
-        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + np.float32(0.5)) / 4), None
+        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + _HALF) * _QUARTER), None
 
 
 class IQ2_XS(_IQuant, bits=8, zero=128):
@@ -85,7 +86,7 @@ class IQ2_XS(_IQuant, bits=8, zero=128):
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = _nibbles(raw, 66, 74)
-        return _scaled(half_floats(raw, 0), (steps + np.float32(0.5)) / 4), None
+        return _scaled(half_floats(raw, 0), (steps + _HALF) * _QUARTER), None
 
 
 class IQ2_S(_IQuant, bits=8, zero=128):
@@ -101,7 +102,7 @@ class IQ2_S(_IQuant, bits=8, zero=128):
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = _nibbles(raw, 74, 82)
-        return _scaled(half_floats(raw, 0), (steps + np.float32(0.5)) / 4), None
+        return _scaled(half_floats(raw, 0), (steps + _HALF) * _QUARTER), None
 
 
 class IQ3_XXS(_IQuant, bits=8, zero=128):
@@ -116,7 +117,7 @@ class IQ3_XXS(_IQuant, bits=8, zero=128):
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = words(raw, 66, 98, np.uint32) >> np.uint32(28)
-        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + np.float32(0.5)) / 2), None
+        return _scaled(half_floats(raw, 0), (steps.astype(np.float32) + _HALF) * _HALF), None
 
 
 class IQ3_S(_IQuant, bits=4, centre=8):
@@ -180,7 +181,7 @@ class IQ1_S(_IQuant, bits=4, centre=1):
         scale, shift = self._steps(raw)
         levels = self._codes(raw).reshape(len(raw), -1, self.sub).astype(np.int16)
         q = 8 * levels - np.int16(8) + shift.astype(np.int16)[:, :, None]
-        return Codes(q.reshape(len(raw), -1), _scaled(scale, np.float32(0.125)), None, self.sub)
+        return Codes(q.reshape(len(raw), -1), _scaled(scale, _EIGHTH), None, self.sub)
 
 
 class IQ1_M(_IQuant, bits=8, zero=128):
@@ -207,4 +208,4 @@ class IQ1_M(_IQuant, bits=8, zero=128):
         halves = np.bitwise_or.reduce(tops, axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):
             factor = halves.view(np.float16).astype(np.float32)
-        return _scaled(factor, steps * np.float32(0.125)), None
+        return _scaled(factor, steps * _EIGHTH), None

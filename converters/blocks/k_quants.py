@@ -7,6 +7,7 @@ that many consecutive strips of the same length.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from converters.blocks.block_type import (
     Bytes,
@@ -71,12 +72,19 @@ class Q3_K(_KQuant, bits=4, zero=4):
         return (low | (high << np.uint64(2))).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
+        return _scaled(half_floats(raw, 108), self.scale_steps(raw)), None
+
+    def super_scale(self, raw: Bytes) -> Floats:
+        """d, f32 [n, 1]."""
+        return half_floats(raw, 108)
+
+    def scale_steps(self, raw: Bytes) -> npt.NDArray[np.int8]:
+        """The integers that d is multiplied by, int8 [n, 16], from -32 to 31."""
         low = strips(words(raw, 96, 104), 1, 4).view(np.uint8).reshape(-1, 16)
         tops = words(raw, 104, 108, np.uint32)
         shifts = np.array([0, 2, 4, 6], np.uint32)
         high = ((tops >> shifts) & np.uint32(0x03030303)).view(np.uint8)
-        scales = (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
-        return _scaled(half_floats(raw, 108), scales), None
+        return (low | (high << np.uint8(4))).astype(np.int8) - np.int8(32)
 
 
 class Q4_K(_KQuant, bits=4, centre=8):

@@ -17,12 +17,17 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from daemon.api.framing import ErrorBody, as_daemon_error, error_response, json_response
 from daemon.api.guard import Guard
+from daemon.api.hearth import HearthController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
 from daemon.api.request import ApiRequest
 from daemon.api.services import Services
 from daemon.api.system import SystemController, daemon_version
 
-CONTROLLERS: tuple[ControllerRouterHandler, ...] = (SystemController, *OLLAMA_CONTROLLERS)
+CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
+    SystemController,
+    HearthController,
+    *OLLAMA_CONTROLLERS,
+)
 # Images travel inside JSON; what is larger could not be sent on to a worker anyway.
 MAX_BODY_BYTES = 64 << 20
 

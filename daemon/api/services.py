@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from litestar.di import NamedDependency
 
 from daemon.config import Config
+from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
+from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.jobs import Conversions
 from daemon.models.store import Store
+from daemon.models.transfers import Transfers
 from daemon.residency.residency import Residency
 
 
@@ -27,6 +30,9 @@ class Services:
     conversions: Conversions
     creator: Creator
     residency: Residency
+    transfers: Transfers
+    foreign: ForeignShelf
+    collector: ArtifactCollector
     readiness: Readiness = field(default_factory=Readiness)
 
 

@@ -108,6 +108,11 @@ def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
         transfer = commands.add_parser(name, help=text)
         transfer.add_argument("model", help="[HOST/][NAMESPACE/]MODEL[:TAG], hf.co/USER/REPO:QUANT")
         transfer.add_argument("--insecure", action="store_true", help="allow http to the registry")
+    commands.add_parser("du", help="what is where on the disks, shared and twice")
+    adopt = commands.add_parser(
+        "adopt", help="let rm delete from a folder of models that another program made"
+    )
+    adopt.add_argument("path", help="the folder, or: default (the daemon's model store)")
     convert = commands.add_parser("convert", help="convert a GGUF file by hand")
     convert.add_argument("file")
     convert.add_argument(

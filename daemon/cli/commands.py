@@ -163,6 +163,18 @@ def _convert(arguments: argparse.Namespace) -> int:
     return convert_file(arguments)
 
 
+def _disk_use(_: argparse.Namespace) -> int:
+    from daemon.cli.disks import print_disk_use
+
+    return print_disk_use()
+
+
+def _adopt(arguments: argparse.Namespace) -> int:
+    from daemon.cli.disks import adopt
+
+    return adopt(arguments.path)
+
+
 def _discover(arguments: argparse.Namespace) -> int:
     from daemon.cli.discover import print_peers
 
@@ -184,5 +196,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "pull": _pull,
     "push": _push,
     "convert": _convert,
+    "du": _disk_use,
+    "adopt": _adopt,
     "discover": _discover,
 }

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
 from converters.inspection import Inspection
-from daemon.errors import DaemonError, Internal, Invalid, LoadFailed, NotFound, NotYet
+from daemon.errors import DaemonError, Invalid, LoadFailed, NotFound, NotYet
 from daemon.models import manifest as media
+from daemon.models.create_files import file_size, layer_for, named_files, weights_first
 from daemon.models.create_request import (
     CreateRequest,
     CreateStatus,
@@ -27,6 +27,7 @@ from daemon.models.create_request import (
     checked_messages,
     checked_parameters,
 )
+from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import (
     ImageConfig,
@@ -42,8 +43,9 @@ from daemon.models.manifest import (
 from daemon.models.name import ModelName, is_cloud_reference, parse_name
 from daemon.models.resolved import MAX_TEXT_BYTES, ResolvedModel
 from daemon.models.store import Store
+from daemon.models.taking_in import take_in
+from daemon.models.template_choice import template_error
 
-_GGUF_MAGIC = b"GGUF"
 ChooseTarget = Callable[[Inspection], Awaitable[str]]
 Pull = Callable[[ModelName], AsyncGenerator[CreateStatus]]
 
@@ -57,8 +59,11 @@ class _Draft(msgspec.Struct):
     inspection: Inspection | None = None
 
     def replace(self, media_type: str, data: bytes) -> None:
-        self.layers = [layer for layer in self.layers if layer.media_type != media_type]
+        self.drop(media_type)
         self.add(media_type, data)
+
+    def drop(self, media_type: str) -> None:
+        self.layers = [layer for layer in self.layers if layer.media_type != media_type]
 
     def add(self, media_type: str, data: bytes) -> None:
         """Raises Invalid for what would be too large to be read back."""
@@ -85,11 +90,13 @@ class Creator:
         conversions: Conversions,
         choose_target: ChooseTarget,
         pull: Pull | None = None,
+        foreign: ForeignShelf | None = None,
     ) -> None:
         self._store = store
         self._conversions = conversions
         self._choose_target = choose_target
         self._pull = pull
+        self._foreign = foreign
 
     def create(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
         """Checks what is checked before any stream (raises), then gives the stream of statuses."""
@@ -106,15 +113,20 @@ class Creator:
         info = checked_info(request.info or {})
         parameters = checked_parameters(request.parameters or {})
         messages = checked_messages(request.messages or [])
+        if error := await template_error(request.template):
+            raise Invalid(f"template error: {error}")
         if request.source:
             async with contextlib.aclosing(self._fetch_missing(request.source)) as steps:
                 async for step in steps:
                     yield step
             draft, inherited = await self._from_model(request.source)
         else:
-            draft, inherited = await self._from_file(request), {}
-            yield CreateStatus(status="parsing GGUF")
-            draft.inspection = await self._inspect_upload(draft)
+            draft, inherited = _Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
+            for file_name, digest in named_files(request.files):
+                size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
+                yield CreateStatus(status="parsing GGUF")
+                await self._add_file(draft, file_name, digest, size)
+            draft.layers = weights_first(draft.layers)
         with self._store.pinned(_hex_digests(request.files)):
             if request.files:
                 async with contextlib.aclosing(self._convert(draft)) as steps:
@@ -127,18 +139,45 @@ class Creator:
                     yield step
 
     async def _fetch_missing(self, asked: str) -> AsyncGenerator[CreateStatus]:
-        """Pulls a source that is not here; its last line, `success`, is not ours to say."""
+        """Takes in or pulls a source that is not here; the line `success` is not theirs to say."""
         name = parse_name(asked)
-        if self._pull is None or is_cloud_reference(asked) or self._store.find(name) is not None:
+        if is_cloud_reference(asked) or self._store.find(name) is not None:
+            return
+        if self._foreign is not None and self._foreign.find(name) is not None:
+            async with contextlib.aclosing(self._take_in(await self._source(asked))) as steps:
+                async for step in steps:
+                    yield step
+            return
+        if self._pull is None:
             return
         async with contextlib.aclosing(self._pull(name)) as steps:
             async for step in steps:
                 if step.status != "success":
                     yield step
 
+    async def _source(self, asked: str) -> ResolvedModel:
+        """On our own shelf, else in another program's folder. Raises NotFound."""
+        name = parse_name(asked)
+        try:
+            if self._foreign is not None and self._store.find(name) is None:
+                return await self._foreign.identified(self._foreign.resolve(name))
+            return self._store.resolve(name)
+        except NotFound:
+            raise NotFound(f"model '{asked}' not found") from None
+
+    async def _take_in(self, source: ResolvedModel) -> AsyncGenerator[CreateStatus]:
+        """Makes another program's files blobs of ours, linked where the filesystem can."""
+        assert self._foreign is not None
+        for digest in sorted(source.manifest.digests):
+            if not self._store.blobs.has(digest):
+                path = self._foreign.blob_path(digest)
+                async with contextlib.aclosing(take_in(self._store, path)) as steps:
+                    async for step in steps:
+                        yield step
+
     async def _from_model(self, asked: str) -> tuple[_Draft, dict[str, object]]:
         """All layers of the source, and its parameters."""
-        source = _resolve_source(self._store, asked)
+        source = await self._source(asked)
         layers = [
             msgspec.structs.replace(layer, source=source.name.short)
             for layer in source.manifest.layers
@@ -152,31 +191,13 @@ class Creator:
             draft.config = source.config  # nothing to look at: its own word is the best there is
         return draft, source.parameters
 
-    async def _from_file(self, request: CreateRequest) -> _Draft:
-        """The one weights layer. Raises Invalid, NotYet."""
-        file_name, digest = _only_file(request.files)
-        path = self._store.blobs.path(digest)
-        if file_name.endswith(".safetensors"):
-            raise NotYet("create from safetensors is not supported by this version yet")
-        try:
-            size, magic = await asyncio.to_thread(_size_and_magic, path)
-        except OSError:
-            raise Internal(f"open {path.name}: no such file or directory") from None
-        if magic != _GGUF_MAGIC:
-            is_named = file_name.endswith(".gguf")
-            raise Invalid("supplied file was not in GGUF format" if is_named else "unknown type")
-        layer = Layer(
-            media_type=media.MODEL, digest=f"sha256:{digest}", size=size, source=file_name
-        )
-        return _Draft(config=ImageConfig(model_format="gguf"), layers=[layer])
-
-    async def _inspect_upload(self, draft: _Draft) -> Inspection:
-        digest = parse_digest(draft.layers[0].digest)
+    async def _add_file(self, draft: _Draft, file_name: str, digest: str, size: int) -> None:
         await asyncio.to_thread(self._store.blobs.touch, digest)
         inspection = await self._conversions.inspect(digest)
-        if inspection.kind != "model":
-            raise NotYet(f"create from a {inspection.kind} is not supported by this version yet")
-        return inspection
+        layer = layer_for(file_name, digest, size, inspection)
+        draft.layers.append(layer)
+        if layer.media_type == media.MODEL:
+            draft.inspection = inspection
 
     async def target_for(self, inspection: Inspection) -> str:
         """What these weights are converted to here. Raises NotYet with the reasons against it."""
@@ -220,26 +241,6 @@ async def required_target(choose_target: ChooseTarget, inspection: Inspection) -
         raise
 
 
-def _resolve_source(store: Store, asked: str) -> ResolvedModel:
-    try:
-        return store.resolve(parse_name(asked))
-    except NotFound:
-        raise NotFound(f"model '{asked}' not found") from None
-
-
-def _only_file(files: dict[str, str] | None) -> tuple[str, str]:
-    """(base name, hex digest). Raises Invalid, NotYet."""
-    if files is None:
-        raise Invalid("neither 'from' or 'files' was specified")
-    if not files:
-        raise Invalid("no files provided to convert")
-    if len(files) > 1:
-        kind = "safetensors" if any(n.endswith(".safetensors") for n in files) else "several files"
-        raise NotYet(f"create from {kind} is not supported by this version yet")
-    ((path, digest),) = files.items()
-    return path.rsplit("/", 1)[-1], parse_digest(digest)
-
-
 def _add_texts(
     draft: _Draft,
     request: CreateRequest,
@@ -247,7 +248,10 @@ def _add_texts(
     has_parameters: bool,
     messages: tuple[media.StoredMessage, ...],
 ) -> None:
-    """System and messages replace, licences add up, parameters were merged key by key."""
+    """Template, system and messages replace, licences add up, parameters were merged key by key."""
+    if request.template:
+        draft.drop(media.PROMPT)
+        draft.replace(media.TEMPLATE, request.template.encode())
     if request.system:
         draft.replace(media.SYSTEM, request.system.encode())
     for text in request.licenses:
@@ -288,8 +292,3 @@ def conversion_status(target: str, step: ConversionProgress) -> CreateStatus:
     }
     status = words.get(step.phase, f"converting to {target}")
     return CreateStatus(status=status, total=step.total, completed=step.done)
-
-
-def _size_and_magic(path: pathlib.Path) -> tuple[int, bytes]:
-    with path.open("rb") as file:
-        return path.stat().st_size, file.read(4)

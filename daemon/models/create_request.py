@@ -93,7 +93,6 @@ def check_supported(request: CreateRequest) -> None:
     later = {
         "adapters": request.adapters,
         "draft_files": request.draft_files,
-        "template": request.template,
         "quantize": request.quantize or request.quantization,
         "draft_quantize": request.draft_quantize,
         "remote_host": request.remote_host,

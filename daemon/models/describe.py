@@ -7,7 +7,9 @@ with a default only when set. Hearth's additions are under the one key `hearth`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -21,7 +23,7 @@ from daemon.models.manifest import StoredMessage, human_parameter_count
 from daemon.models.modelfile import Command, render
 from daemon.models.resolved import ResolvedModel
 from daemon.models.store import Store
-from daemon.models.template_choice import choose_template
+from daemon.models.template_choice import DEFAULT_TEMPLATE, choose_template
 
 # How long a list waits for first looks at weights; what is not ready is described from its config.
 LIST_PATIENCE_SECONDS = 2.0
@@ -63,16 +65,19 @@ class ShownTensor(msgspec.Struct, frozen=True):
 
 
 class ShownArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """How exactly the weights were repacked, and bytes on disk."""
+    """How exactly the weights were repacked, and bytes: on disk, and in memory per device."""
 
     exactness: dict[str, int]
     file_bytes: int
+    resident_bytes: dict[str, int]
+    kv_bytes_per_token: int
 
 
 class HearthFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`refusals`: per target, why these weights cannot be converted."""
+    """Per target: `artifacts` that exist, `estimates` of bytes on disk, `refusals` with reasons."""
 
     artifacts: dict[str, ShownArtifact] = {}
+    estimates: dict[str, int] = {}
     refusals: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
 
@@ -89,15 +94,21 @@ class ShowAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     template: str = ""
     system: str = ""
     messages: tuple[StoredMessage, ...] = ()
+    projector_info: dict[str, Any] = {}
     tensors: tuple[ShownTensor, ...] = ()
     capabilities: tuple[str, ...] = ()
     requires: str = ""
     hearth: HearthFacts = HearthFacts()
 
 
-async def list_models(store: Store, conversions: Conversions) -> list[ModelEntry]:
-    """Newest first, by whole seconds. Damaged models are left out, as clients expect."""
-    models: list[ResolvedModel] = []
+async def list_models(
+    store: Store, conversions: Conversions, others: Iterable[ResolvedModel] = ()
+) -> list[ModelEntry]:
+    """Newest first, by whole seconds. Damaged models are left out, as clients expect.
+
+    `others` are models that do not lie in our own store.
+    """
+    models = list(others)
     for stored in store.manifests():
         try:
             models.append(store.resolve(stored.name))
@@ -200,11 +211,12 @@ async def show(
         model_info=await _model_info(model, inspection, conversions, verbose),
         modified_at=_local_time(model.modified_seconds),
         license="\n".join(model.licenses),
-        modelfile=modelfile_text(model, template, system=system, options=options or {}),
+        modelfile=modelfile_text(model, inspection, system=system, options=options or {}),
         parameters=parameters_text(model.parameters),
         template=template,
         system=model.system,
         messages=model.messages,
+        projector_info=await _projector_info(model, conversions),
         tensors=tuple(ShownTensor(t.name, t.type, t.shape) for t in inspection.tensors)
         if inspection
         else (),
@@ -236,6 +248,14 @@ async def _model_info(
     return info | (await conversions.arrays(model.model_digest) if verbose else {})
 
 
+async def _projector_info(model: ResolvedModel, conversions: Conversions) -> dict[str, Any]:
+    """Metadata of the first projector; nothing where that cannot be read."""
+    with contextlib.suppress(DaemonError):
+        for projector in model.projectors[:1]:
+            return dict((await conversions.inspect(projector.digest)).metadata)
+    return {}
+
+
 def _hearth_facts(
     model: ResolvedModel, inspection: Inspection | None, conversions: Conversions
 ) -> HearthFacts:
@@ -244,19 +264,34 @@ def _hearth_facts(
     found = {target: conversions.artifact(model.model_digest, target) for target in TARGETS}
     return HearthFacts(
         artifacts={target: _shown(artifact) for target, artifact in found.items() if artifact},
+        estimates=inspection.estimates,
         refusals=inspection.refusals,
         warnings=inspection.warnings,
     )
 
 
 def _shown(artifact: Artifact) -> ShownArtifact:
-    return ShownArtifact(exactness=artifact.exactness_counts(), file_bytes=artifact.file_bytes)
+    return ShownArtifact(
+        exactness=artifact.exactness_counts(),
+        file_bytes=artifact.file_bytes,
+        resident_bytes=artifact.resident_bytes,
+        kv_bytes_per_token=artifact.kv_bytes_per_token,
+    )
 
 
 def modelfile_text(
-    model: ResolvedModel, template: str, *, system: str = "", options: dict[str, Any] | None = None
+    model: ResolvedModel,
+    inspection: Inspection | None,
+    *,
+    system: str = "",
+    options: dict[str, Any] | None = None,
 ) -> str:
-    """A Modelfile that makes this model again: contract.md §4.5.1."""
+    """A Modelfile that makes this model again: contract.md §4.5.1.
+
+    Unlike other servers' it has no TEMPLATE where the weights' own template is all there is: a
+    default one would take its place in the model that is made of it.
+    """
+    own_template = inspection.chat_template if inspection else ""
     header = (
         '# Modelfile generated by "ollama show"\n'
         "# To build a new Modelfile based on this, replace FROM with:\n"
@@ -267,10 +302,11 @@ def modelfile_text(
     sources += [Command("draft", str(model.draft.path))] if model.draft else []
     sources += [Command("from", str(projector.path)) for projector in model.projectors]
     texts = {
-        "template": template,
+        "template": model.template or ("" if own_template else DEFAULT_TEMPLATE),
         "system": system or model.system,
         "renderer": model.config.renderer,
         "parser": model.config.parser,
+        "requires": model.config.requires,
     }
     commands = sources + [Command(name, text) for name, text in texts.items() if text]
     for key, value in _lines(model.parameters | (options or {})):

@@ -178,7 +178,8 @@ def _unquote(text: str) -> str | None:
 
 def quote(value: str) -> str:
     """A value as a Modelfile line carries it: quoted only where reading it back needs that."""
-    if value and value == value.strip() and not value.startswith('"') and "\n" not in value:
+    is_one_line = not any(newline in value for newline in _NEWLINES)
+    if value and value == value.strip() and not value.startswith('"') and is_one_line:
         return value
     return f'"""{value}"""' if '"' in value else f'"{value}"'
 

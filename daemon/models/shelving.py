@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pathlib
 from collections.abc import AsyncGenerator
@@ -14,8 +13,7 @@ from daemon.models.create_request import CreateRequest, CreateStatus
 from daemon.models.jobs import Conversions
 from daemon.models.name import parse_name
 from daemon.models.store import Store
-
-_REPORT_SECONDS = 0.2
+from daemon.models.taking_in import take_in
 
 
 def import_file(
@@ -43,15 +41,11 @@ async def _import_file(
     store.require_writable()
     yield CreateStatus(status=f"inspecting {path.name}")
     await creator.target_for(await _inspect_model(conversions, path))
-    task = _Importing(store, path)
-    try:
-        async for status in task.follow():
+    digests: list[str] = []
+    async with contextlib.aclosing(take_in(store, path, digests.append)) as steps:
+        async for status in steps:
             yield status
-        digest = await task.task
-    except OSError as error:
-        raise NotFound(f"{path.name} cannot be read: {error.strerror}") from error
-    finally:
-        await task.stop()
+    digest = digests[0]
     with store.pinned([digest]):
         filled = CreateRequest(model=request.model, files={path.name: f"sha256:{digest}"})
         async with contextlib.aclosing(creator.create(filled)) as steps:
@@ -67,26 +61,3 @@ async def _inspect_model(conversions: Conversions, path: pathlib.Path) -> Inspec
     if inspection.kind != "model":
         raise NotYet(f"{path.name} is a {inspection.kind}, which cannot be imported yet")
     return inspection
-
-
-class _Importing:
-    """A file being linked or copied in a thread, and how far it is."""
-
-    def __init__(self, store: Store, path: pathlib.Path) -> None:
-        self._name = path.name
-        self._done = self._total = 0
-        self.task = asyncio.create_task(store.link_blob(path, self._report))
-
-    def _report(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
-
-    async def follow(self) -> AsyncGenerator[CreateStatus]:
-        while not self.task.done():
-            await asyncio.wait({self.task}, timeout=_REPORT_SECONDS)
-            yield CreateStatus(
-                status=f"importing {self._name}", total=self._total, completed=self._done
-            )
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)

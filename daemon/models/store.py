@@ -30,7 +30,7 @@ from daemon.models.manifest import (
     manifest_digest,
     mentioned_digests,
 )
-from daemon.models.marker import Marker, claim
+from daemon.models.marker import Marker, claim, write_marker
 from daemon.models.name import ModelName, name_from_parts
 from daemon.models.resolved import ResolvedModel, read_model
 
@@ -102,7 +102,8 @@ class Store:
         stored = [found.parts for found in self.names()]
         parts: list[str] = []
         for index, part in enumerate(name.parts):
-            spellings = {other[index] for other in stored if _same(other[index], part)}
+            same = part.casefold()
+            spellings = {other[index] for other in stored if other[index].casefold() == same}
             parts.append(part if part in spellings else min(spellings, default=part))
         return name_from_parts(tuple(parts))
 
@@ -116,11 +117,10 @@ class Store:
             found, stored.digest, stored.modified_seconds, stored.manifest, self.blobs
         )
 
-    def manifest_bytes(self, name: ModelName) -> tuple[bytes, Manifest]:
+    def manifest_bytes(self, name: ModelName) -> bytes:
         """A model's manifest as it lies on disk. Raises NotFound, Internal."""
         spelled = self.spelling(name)
-        data, _ = self._read_bytes(spelled, self._manifest_path(spelled))
-        return data, self._read(spelled).manifest
+        return self._read_bytes(spelled, self._manifest_path(spelled))[0]
 
     def _is_spelled_exactly(self, name: ModelName) -> bool:
         # Listing instead of opening: some filesystems open any spelling.
@@ -269,7 +269,7 @@ class Store:
     ) -> int:
         """A registry's manifest, byte for byte, whose blobs are `required` (hex).
 
-        How many blobs that only the manifest before it used were removed. Raises as write_manifest.
+        Returns how many blobs of the manifest before it were removed. Raises as write_manifest.
         """
         self.require_writable()
         return (await asyncio.to_thread(self._write_manifest, name, data, set(required)))[1]
@@ -341,10 +341,7 @@ class Store:
         with self._pins_guard:
             pinned = {digest for digest, count in self._pins.items() if count > 0}
         kept = pinned | collection.mentioned_anywhere(self._manifests)
-        unused = [digest for digest in set(candidates) - kept if self.blobs.has(digest)]
-        for digest in unused:
-            self.blobs.remove(digest)
-        return len(unused)
+        return sum(self.blobs.remove(digest) > 0 for digest in set(candidates) - kept)
 
     async def prune(self) -> int:
         """At start: removes stale, unmentioned files. Bytes freed; 0 in stores not made here."""
@@ -372,15 +369,23 @@ class Store:
                 "`hearth adopt` makes it writable"
             )
 
+    async def adopt(self) -> None:
+        """Makes a store of another program writable here; only `delete` will ever remove from it."""
+        if self._marker is None:
+            await asyncio.to_thread(write_marker, self.root, Marker.ADOPTED)
+            self._marker = Marker.ADOPTED
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Generator[None]:
+        """Keeps every other writer out. Blocking; of no effect on a store that is only read."""
+        with self._locked() if self.is_writable else contextlib.nullcontext():
+            yield
+
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
         self.require_writable()
         with locked(self.root / LOCK_FILE):
             yield
-
-
-def _same(one: str, other: str) -> bool:
-    return one.casefold() == other.casefold()
 
 
 async def open_store(root: pathlib.Path, *, is_foreign: bool, no_prune: bool = False) -> Store:

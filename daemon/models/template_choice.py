@@ -5,11 +5,18 @@ Templates are only looked at here, never rendered; `backends.text.template_facts
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
 
 import msgspec
 
-from backends.text.template_facts import TemplateFacts, go_facts, jinja_facts, prefers_jinja
+from backends.text.template_facts import (
+    TemplateFacts,
+    check_go_template,
+    go_facts,
+    jinja_facts,
+    prefers_jinja,
+)
 from converters.inspection import Inspection
 from daemon.models.resolved import ResolvedModel
 
@@ -30,6 +37,12 @@ class TemplateChoice(msgspec.Struct, frozen=True):
     text: str
     go_template: str
     capabilities: frozenset[str]
+
+
+async def template_error(source: str) -> str:
+    """What is wrong with a Go template that a client sent, with its line; "" for a good one."""
+    # In a thread: the longest that is read at all takes half a second.
+    return await asyncio.to_thread(check_go_template, source) if source else ""
 
 
 def choose_template(model: ResolvedModel, inspection: Inspection | None) -> TemplateChoice:

@@ -92,7 +92,7 @@ class Constrained:
                     case Sampled(token_id=token_id):
                         pieces.setdefault(name, []).append(self.tokenizer.piece(token_id))
                     case Finished(reason=reason, usage=usage):
-                        text = b"".join(pieces.get(name, [])).decode()
+                        text = b"".join(pieces.get(name, [])).decode("utf-8", "replace")
                         outcomes.append(Outcome(name, reason, usage.completion_tokens, text))
                     case Failed(message=message):
                         outcomes.append(Outcome(name, f"failed: {message}", 0, ""))

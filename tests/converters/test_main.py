@@ -106,5 +106,5 @@ def test_an_inspection_is_written(model: pathlib.Path, tmp_path: pathlib.Path):
     )
     assert (code, lines) == (0, [{"done": True}])
     found = json.loads((output / f"{'ab' * 32}.json").read_bytes())
-    assert found["estimates"]["onnx"] > 0
-    assert "onnx" not in found["refusals"]
+    assert found["estimates"]["onnx"] > 0 and found["estimates"]["mlx"] > 0
+    assert "refusals" not in found

@@ -12,6 +12,7 @@ from daemon.config import (
     load_config,
     parse_host,
 )
+from daemon.models.registry.throttle import QuietHours
 
 
 def config(arguments: dict[str, object] | None = None, **environ: str) -> Config:
@@ -168,3 +169,39 @@ def test_a_client_asks_loopback_where_the_daemon_takes_every_interface() -> None
     assert client_url({"HEARTH_HOST": "0.0.0.0:5"}) == "http://127.0.0.1:5"
     assert client_url({"HEARTH_HOST": "[::1]:5"}) == "http://[::1]:5"
     assert client_url({}) == "http://127.0.0.1:11434"
+
+
+def test_registry_settings() -> None:
+    found = config(
+        HEARTH_PULL_RATE="12.5M",
+        HEARTH_PULL_QUIET_HOURS="22:00-06:30",
+        HEARTH_REGISTRIES="registry.ollama.ai, *.example.org",
+    )
+    assert found.pull_bytes_per_second == 12_500_000
+    assert found.pull_quiet_hours == QuietHours(22 * 60, 6 * 60 + 30)
+    assert found.registries == ("registry.ollama.ai", "*.example.org")
+    assert config().registries == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HEARTH_PULL_RATE", "fast"),
+        ("HEARTH_PULL_RATE", "-1"),
+        ("HEARTH_PULL_RATE", "5X"),
+        ("HEARTH_PULL_RATE", "nan"),
+        ("HEARTH_PULL_QUIET_HOURS", "noon"),
+    ],
+)
+def test_registry_settings_that_are_none(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        config(**{variable: text})
+
+
+def test_other_programs_folders_are_off_until_named() -> None:
+    config = load_config({}, {})
+    assert (config.foreign, config.foreign_auto, config.create_path) == ((), False, False)
+    named = load_config({"HEARTH_FOREIGN": "/a: ~/b :auto", "HEARTH_CREATE_PATH": "1"}, {})
+    folders = (pathlib.Path("/a"), pathlib.Path("~/b").expanduser())
+    assert (named.foreign, named.foreign_auto, named.create_path) == (folders, True, True)
+    assert load_config({"HEARTH_FOREIGN": "off"}, {}).foreign == ()

@@ -36,6 +36,7 @@ class DaemonProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "HEARTH_"))}
         own = {"HEARTH_HOST": f"127.0.0.1:{self.port}", "HEARTH_HOME": str(home)}
+        own["HEARTH_REGISTRIES"] = "127.0.0.1"  # no test leaves this machine
         self.environment = kept | own | environment
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -4,6 +4,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -30,3 +31,16 @@ def turn(question: str, answer: str) -> tuple[Message, Message]:
 
 def single(question: str, answer: str) -> Conversation:
     return Conversation(turn(question, answer))
+
+
+def drawn(random: Random, table: str) -> str:
+    """An entry of a table, or now and then an invented word that can only be copied."""
+    if random.random() < 0.35:
+        syllables = random.choices(SYLLABLES, k=random.randint(2, 4))
+        return "".join(syllables).capitalize()
+    return random.choice(load("tables")[table])
+
+
+SYLLABLES = [
+    first + last for first in "bdfgklmnprstvz" for last in ("a", "e", "i", "o", "an", "or")
+]

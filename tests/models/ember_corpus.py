@@ -7,7 +7,7 @@ messages, dialogues, personas and tool calls. The wording lives in `corpus/*.jso
 from collections.abc import Iterator
 from random import Random
 
-from tests.models.ember_conversation import Conversation, Message, load, single, turn
+from tests.models.ember_conversation import Conversation, Message, drawn, load, single, turn
 from tests.models.ember_exercises import EXERCISES
 from tests.models.ember_tools import tool_conversation
 
@@ -81,8 +81,8 @@ def dialogue(plain: list[Conversation], random: Random) -> Conversation:
 
 def remembered(random: Random) -> tuple[tuple[Message, Message], tuple[Message, Message]]:
     """Something said early and asked for later."""
-    tables = load("tables")
-    name, word, city = (random.choice(tables[key]) for key in ("names", "words", "cities"))
+    name, city = drawn(random, "names"), drawn(random, "cities")
+    word = random.choice(load("tables")["words"])
     return random.choice(
         [
             (
@@ -114,7 +114,7 @@ def persona(plain: list[Conversation], random: Random) -> Conversation:
         question, answer = (message["content"] for message in item.messages)
         pirate = {"role": "system", "content": "You are a pirate. Begin every answer with Arr!"}
         return Conversation((pirate, *turn(question, f"Arr! {answer}")))
-    name = random.choice(load("tables")["names"] + ["Captain Sparrow", "Sherlock", "Nova", "Atlas"])
+    name = drawn(random, "names")
     system = random.choice(["You are {}.", "Your name is {}.", "You are {}, a helpful assistant."])
     asked = random.choice(["Who are you?", "What is your name?", "who are you", "Hi, who are you?"])
     answer = f"My name is {name}." if "name" in asked else f"I am {name}."

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from tests.models.ember_conversation import Conversation, load, single
+from tests.models.ember_conversation import Conversation, drawn, load, single
 
 
 def echo(random: Random) -> Conversation:
-    words = " ".join(random.choices(load("tables")["words"], k=random.choice((1, 2, 3, 5, 8, 12))))
+    words = " ".join(random.choices(load("tables")["words"], k=random.choice((1, 2, 3, 4, 6, 9))))
     form = random.choice(
         ["Repeat after me: {}", "Say {}", "Repeat: {}", "Say exactly: {}", "Echo this: {}"]
     )
@@ -153,8 +153,7 @@ def json_object(random: Random) -> Conversation:
 
 
 def json_of_given_values(random: Random) -> Conversation:
-    tables = load("tables")
-    name, city, age = random.choice(tables["names"]), random.choice(tables["cities"]), 0
+    name, city = drawn(random, "names"), drawn(random, "cities")
     age = random.randint(1, 99)
     question, value = random.choice(
         [
@@ -176,7 +175,7 @@ def json_of_given_values(random: Random) -> Conversation:
 EXERCISES: list[tuple[Callable[[Random], Conversation], int]] = [
     (echo, 300),
     (listing, 180),
-    (counting, 90),
+    (counting, 160),
     (arithmetic, 140),
     (table_question, 260),
     (unknown, 110),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.models.ember_conversation import Conversation, Message, load
+from tests.models.ember_conversation import Conversation, Message, drawn, load
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def function_tool(name: str, description: str, parameters: dict[str, str]) -> di
 
 
 def weather(random: Random) -> Exercise:
-    city = random.choice(load("tables")["cities"])
+    city = drawn(random, "cities")
     key = random.choice(["city", "location", "place"])
     name = random.choice(["get_weather", "get_current_weather", "weather", "get_forecast"])
     tool = function_tool(name, "Get the weather for a city", {key: "string"})
@@ -102,7 +102,7 @@ def weather(random: Random) -> Exercise:
 
 
 def clock(random: Random) -> Exercise:
-    city = random.choice(load("tables")["cities"])
+    city = drawn(random, "cities")
     key = random.choice(["city", "location", "place"])
     name = random.choice(["get_time", "get_current_time", "clock", "time_in"])
     tool = function_tool(name, "Get the time in a city", {key: "string"})
@@ -148,7 +148,7 @@ def calculator(random: Random) -> Exercise:
 
 def message(random: Random) -> Exercise:
     tables = load("tables")
-    name, words = random.choice(tables["names"]), " ".join(random.choices(tables["words"], k=2))
+    name, words = drawn(random, "names"), " ".join(random.choices(tables["words"], k=2))
     tool_name = random.choice(["send_message", "send_mail", "tell"])
     keys = random.choice([("to", "text"), ("recipient", "message")])
     tool = function_tool(tool_name, "Send a message to a person", dict.fromkeys(keys, "string"))
@@ -170,7 +170,7 @@ def timer(random: Random) -> Exercise:
 
 
 def search(random: Random) -> Exercise:
-    word = random.choice(load("tables")["words"])
+    word = drawn(random, "words")
     key = random.choice(["query", "q"])
     name = random.choice(["search", "web_search", "find"])
     tool = function_tool(name, "Search for a word", {key: "string"})

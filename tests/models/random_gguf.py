@@ -108,7 +108,8 @@ def _add_metadata(
     writer: GGUFWriter, spec: Architecture, shape: Shape, extra: dict[str, Value]
 ) -> None:
     own = common_metadata(shape) | spec.metadata(shape)
-    for key, value in ({f"{spec.name}.{key}": value for key, value in own.items()} | extra).items():
+    prefixed = {f"{spec.name}.{key}": value for key, value in own.items()}
+    for key, value in (prefixed | spec.whole_metadata | extra).items():
         match value:
             case bool():
                 writer.add_bool(key, value)

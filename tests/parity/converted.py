@@ -24,14 +24,19 @@ class SilentProgress(Progress):
         pass
 
 
-def converted_file(path: pathlib.Path, *, precise: bool = False) -> pathlib.Path:
+def converted_file(
+    path: pathlib.Path, *, precise: bool = False, target: str = "onnx-cpu"
+) -> pathlib.Path:
     """The artifact's folder, beside the file."""
-    final = path.with_name(f"{path.stem}{'-precise' if precise else ''}-artifact")
-    request = Request(source="5e" * 32, target="onnx-cpu", final=final, precise=precise)
+    final = path.with_name(f"{path.stem}{'-precise' if precise else ''}-{target}")
+    request = Request(source="5e" * 32, target=target, final=final, precise=precise)
     with path.open("rb") as file:
         convert(file, request, SilentProgress())
     return final
 
 
-def converted(folder: pathlib.Path, *, precise: bool = False, **model: Any) -> pathlib.Path:
-    return converted_file(make_gguf(folder / "model.gguf", **model), precise=precise)
+def converted(
+    folder: pathlib.Path, *, precise: bool = False, target: str = "onnx-cpu", **model: Any
+) -> pathlib.Path:
+    path = make_gguf(folder / "model.gguf", **model)
+    return converted_file(path, precise=precise, target=target)

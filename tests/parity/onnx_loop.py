@@ -27,8 +27,8 @@ class OnnxLoop:
         self.artifact = read_artifact(folder)
         self.session = onnxruntime.InferenceSession(str(folder / GRAPH_FILE), options)
         self.weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")
-        self.caches = _caches(self.artifact, context)
-        self.rope = _rope_tables(self.artifact, context)
+        self.caches = _caches(self.artifact)
+        self.rope = rope_inputs(self.artifact, context)
         self._length = 0
 
     def run(self, ids: list[int], wanted: list[int] | None = None) -> dict[str, Any]:
@@ -90,21 +90,30 @@ def _row(weights: npt.NDArray[np.uint8], table: CodedTable, row: int) -> Floats:
     return values.reshape(-1)
 
 
-def _caches(artifact: Artifact, context: int) -> dict[str, Floats]:
+def _caches(artifact: Artifact) -> dict[str, Floats]:
+    """Empty keys and values of the blocks that attend, and zeroed states."""
+    assert artifact.onnx is not None
     heads = list(artifact.kv_heads)
     heads = heads * artifact.block_count if len(heads) == 1 else heads
-    return {
+    caches = {
         f"past_{kind}.{index}": np.zeros((1, count, 0, artifact.head_size), np.float32)
         for index, count in enumerate(heads)
         for kind in ("key", "value")
+        if count
     }
+    states = {state.past: np.zeros((1, *state.shape), np.float32) for state in artifact.onnx.states}
+    return caches | states
 
 
-def _rope_tables(artifact: Artifact, context: int) -> dict[str, Floats]:
+def rope_inputs(artifact: Artifact, context: int) -> dict[str, Floats]:
+    """The graph's rotary inputs, for a session of `context` positions."""
     tables: dict[str, Floats] = {}
     for name, table in artifact.rope.items():
         suffix = "" if name == "global" else f"_{name}"
-        angles = np.arange(context)[:, None] * np.array(table.inverse_frequencies)
+        is_long = table.long_inverse_frequencies and context > table.original_context_length
+        frequencies = table.long_inverse_frequencies if is_long else table.inverse_frequencies
+        magnitude = table.long_magnitude if is_long else table.magnitude
+        angles = np.arange(context)[:, None] * np.array(frequencies)
         for part, function in (("cos", np.cos), ("sin", np.sin)):
-            tables[part + suffix] = (function(angles) * table.magnitude).astype(np.float32)
+            tables[part + suffix] = (function(angles) * magnitude).astype(np.float32)
     return tables

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import collections
 import collections.abc
+import contextlib
 import hashlib
 import json
 import re
@@ -35,11 +36,14 @@ class Faults:
     stall_after_bytes: int = 0
     stalls: int = 0
     statuses: list[int] = field(default_factory=list[int])
+    upload_pause_seconds: float = 0
+    upload_statuses: list[int] = field(default_factory=list[int])
     ignores_ranges: bool = False
     shifts_range: int = 0
     lies_about_length: int = 0
     flips_byte_at: int = -1
     token_cycles: int = 0
+    manifest_status: tuple[int, str] | None = None
     redirect: str = ""
     bytes_per_second: int = 0
 
@@ -53,8 +57,14 @@ class Registry:
         self.faults = Faults()
         self.needs_token = needs_token
         self.requests: list[tuple[str, str]] = []
+        self.queries: list[str] = []
+        self.hides_blobs = False
         self.sent_bytes: collections.Counter[str] = collections.Counter()
         self.user_agents: set[str] = set()
+        self.accepted: set[str] = set()
+        self.authorizations: set[str] = set()
+        self.chunk_bytes = CHUNK_BYTES
+        self.received_bytes = 0
         self.uploads: dict[str, bytearray] = {}
         self._tokens: set[str] = set()
         self._runner: web.AppRunner | None = None
@@ -71,7 +81,8 @@ class Registry:
         app.router.add_post(repo + "/blobs/uploads/", self._begin_upload)
         app.router.add_patch(repo + "/blobs/uploads/{upload}", self._upload_part)
         app.router.add_put(repo + "/blobs/uploads/{upload}", self._finish_upload)
-        self._runner = web.AppRunner(app, access_log=None)
+        app.router.add_get(repo + "/blobs/uploads/{upload}", self._upload_status)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
@@ -123,6 +134,8 @@ class Registry:
         self, request: web.Request, handler: collections.abc.Callable[..., object]
     ) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
+        self.queries.append(request.query_string)
+        self.authorizations.add(request.headers.get("Authorization", ""))
         self.user_agents.add(request.headers.get("User-Agent", ""))
         if self.needs_token and request.path.startswith("/v2/") and not self._is_known(request):
             realm = f"http://{self.host}/token"
@@ -159,6 +172,10 @@ class Registry:
         return web.json_response({})
 
     async def _get_manifest(self, request: web.Request) -> web.Response:
+        self.accepted.add(request.headers.get("Accept", ""))
+        if self.faults.manifest_status:
+            status, text = self.faults.manifest_status
+            return web.Response(status=status, text=text)
         body = self.manifests.get((request.match_info["repo"], request.match_info["tag"]))
         if body is None:
             return web.Response(status=404, text='{"errors":[]}')
@@ -169,7 +186,7 @@ class Registry:
         if self.faults.redirect:
             target = self.faults.redirect.format(path=request.path)
             return web.Response(status=307, headers={"Location": target})
-        if digest not in self.blobs:
+        if digest not in self.blobs or self.hides_blobs:
             return web.Response(status=404)
         data = self.blobs[digest]
         start, end, status = self._range(request, len(data))
@@ -182,7 +199,9 @@ class Registry:
         answer = web.StreamResponse(status=status, headers=headers)
         await answer.prepare(request)
         if request.method != "HEAD":
-            await self._send(request, answer, data, start, end, digest)
+            # A client may leave whenever it likes.
+            with contextlib.suppress(ConnectionError):
+                await self._send(request, answer, data, start, end, digest)
         return answer
 
     def _range(self, request: web.Request, size: int) -> tuple[int, int, int]:
@@ -202,18 +221,19 @@ class Registry:
     ) -> None:
         sent = 0
         while start + sent < end:
-            chunk = bytearray(data[start + sent : min(start + sent + CHUNK_BYTES, end)])
+            chunk = bytearray(data[start + sent : min(start + sent + self.chunk_bytes, end)])
             flipped = self.faults.flips_byte_at - start - sent
             if 0 <= flipped < len(chunk):
-                chunk[flipped] ^= 0xFF
+                chunk[flipped] ^= 1
             await answer.write(bytes(chunk))
             sent += len(chunk)
             self.sent_bytes[digest] += len(chunk)
             if self.faults.bytes_per_second:
                 await asyncio.sleep(len(chunk) / self.faults.bytes_per_second)
+            if request.transport is None:
+                return
             if self.faults.drops > 0 and sent >= self.faults.drop_after_bytes:
                 self.faults.drops -= 1
-                assert request.transport is not None
                 request.transport.abort()
                 return
             if self.faults.stalls > 0 and sent >= self.faults.stall_after_bytes:
@@ -232,12 +252,18 @@ class Registry:
         return web.Response(status=202, headers={"Location": location})
 
     async def _upload_part(self, request: web.Request) -> web.Response:
-        held = self.uploads[request.match_info["upload"]]
+        held = self.uploads.get(request.match_info["upload"])
+        if held is None:
+            return web.Response(status=404)
+        if self.faults.upload_statuses:
+            return web.Response(status=self.faults.upload_statuses.pop(0), text="not now")
         match = re.fullmatch(r"(?:bytes )?(\d+)-(\d+)", request.headers.get("Content-Range", ""))
         if match and int(match[1]) != len(held):
             return web.Response(status=416, headers={"Range": f"0-{len(held) - 1}"})
         async for chunk in request.content.iter_any():
             held += chunk
+            self.received_bytes += len(chunk)
+            await asyncio.sleep(self.faults.upload_pause_seconds)
             if self.faults.drops > 0 and len(held) >= self.faults.drop_after_bytes:
                 self.faults.drops -= 1
                 assert request.transport is not None
@@ -246,6 +272,12 @@ class Registry:
         location = f"http://{self.host}{request.path}"
         headers = {"Location": location, "Range": f"0-{len(held) - 1}"}
         return web.Response(status=202, headers=headers)
+
+    async def _upload_status(self, request: web.Request) -> web.Response:
+        held = self.uploads.get(request.match_info["upload"])
+        if held is None:
+            return web.Response(status=404)
+        return web.Response(status=204, headers={"Range": f"0-{max(len(held) - 1, 0)}"})
 
     async def _finish_upload(self, request: web.Request) -> web.Response:
         held = self.uploads.pop(request.match_info["upload"])

@@ -72,10 +72,16 @@ class GoTemplate:
         }
         return evaluate(self._tree, values | thinking.variables())
 
-    def render_suffix(self, prompt: str, suffix: str) -> str:
+    def render_suffix(
+        self,
+        prompt: str,
+        suffix: str,
+        *,
+        thinking: Thinking = Thinking(),  # frozen
+    ) -> str:
         """The prompt for filling in between two texts."""
         values: dict[str, object] = {"Prompt": prompt, "Suffix": suffix, "Response": ""}
-        return evaluate(self._tree, values | Thinking().variables())
+        return evaluate(self._tree, values | thinking.variables())
 
     def _legacy(self, messages: Sequence[Message], thinking: Thinking) -> str:
         rendered: list[str] = []

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.artifact import WEIGHTS_FILE
-from converters.targets.onnx.layout import Piece
+from converters.targets.onnx.pieces import Piece
 
 # RMSNormalization is in the standard from 23 on; the IR version is the one that came with it.
 OPSET = 23
@@ -97,13 +97,18 @@ class GraphBuilder:
     def integers(self, *values: int) -> str:
         """A constant int64 vector, one for all who ask for the same numbers."""
         name = "i64." + ".".join(map(str, values))
-        return self._constant(name, np.array(values, np.int64))
+        return self.constant(name, np.array(values, np.int64))
 
     def number(self, value: float) -> str:
         """A constant fp32 scalar."""
-        return self._constant(f"f32.{value!r}", np.array(value, np.float32))
+        return self.constant(f"f32.{value!r}", np.array(value, np.float32))
 
-    def _constant(self, name: str, array: np.ndarray) -> str:
+    def scalar(self, value: int) -> str:
+        """A constant int64 scalar."""
+        return self.constant(f"i64.scalar.{value}", np.array(value, np.int64))
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """A constant within the proto, once per name."""
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(array, name)
         return name

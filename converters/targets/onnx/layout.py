@@ -8,17 +8,23 @@ product gains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from converters.architectures.model import BlockShape, Linear, ModelShape
+from converters.architectures.experts import Experts
+from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.model import BlockShape, Encoder, ModelShape
+from converters.architectures.parts import Linear, Norm
 from converters.artifact import CodedTable
 from converters.blocks import BLOCK_TYPES
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
+from converters.targets.onnx.experts import Stack, plan_stacks
+from converters.targets.onnx.pieces import ItemType, Piece
 
 PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 64
@@ -27,9 +33,6 @@ PAGED_BYTES = 1 << 20
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # A model that claims more than this is refused before anything is computed from it.
 MAX_WEIGHTS_BYTES = 1 << 44
-
-ItemType = Literal["uint8", "float16", "float32"]
-ITEM_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,22 +47,6 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     bits: int = 32
     block: int = 0
     is_corrected: bool = False
-
-
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One array in `weights.bin`: `offset` in bytes, C order, little-endian."""
-
-    name: str
-    item: ItemType
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        size = ITEM_BYTES[self.item]
-        for dimension in self.shape:
-            size *= dimension
-        return size
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,17 +73,18 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
-    """fp32 numbers, the sources' one after the other."""
+    """fp32 numbers, the sources' one after the other, in the shape of the piece."""
 
     sources: tuple[Source, ...]
     piece: Piece
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """`matrices` and `vectors` by name; `embedding` is the table that ids are looked up in."""
+    """Matrices, vectors and stacks of experts by name; `embedding` is what ids are looked up in."""
 
     matrices: dict[str, Matrix]
     vectors: dict[str, Vector]
+    stacks: dict[str, Stack]
     embedding: CodedTable
     weights_bytes: int
     is_precise: bool
@@ -106,6 +94,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
             yield from matrix.pieces.values()
         for vector in self.vectors.values():
             yield vector.piece
+        for stack in self.stacks.values():
+            yield from stack.pieces.values()
 
 
 def form_of(tensor: TensorInfo, *, precise: bool) -> Form:
@@ -135,30 +125,73 @@ def plan_layout(
     placer = _Placer(tensors, precise=precise)
     for index, block in enumerate(model.blocks):
         _place_block(placer, index, block)
-    placer.vector(model.output_norm)
-    placer.matrix("output", [model.output], rows=model.vocabulary)
+    if model.output_norm:
+        placer.norm(model.output_norm)
+    if model.output:
+        placer.matrix("output", [model.output], rows=model.vocabulary)
+    if model.encoder:
+        _place_encoder(placer, model.encoder, model.embedding_length)
     return placer.finish(_place_embedding(placer, model))
 
 
 def _place_block(placer: _Placer, index: int, block: BlockShape) -> None:
-    for name in block.vectors():
-        placer.vector(name)
-    attention, feed_forward = block.attention, block.feed_forward
+    for norm in block.norms():
+        placer.norm(norm)
+    match block.mixer:
+        case Attention():
+            _place_attention(placer, index, block.mixer)
+        case LatentAttention():
+            _place_latent_attention(placer, block.mixer)
+        case ShortConvolution():
+            placer.array(block.mixer.kernel, (block.mixer.channels, 1, block.mixer.length))
+            placer.matrices_of(block.mixer.linears())
+    placer.matrices_of(block.feed_forward.linears())
+    if isinstance(block.feed_forward, Experts):
+        if block.feed_forward.selection_bias:
+            placer.vector(block.feed_forward.selection_bias)
+        placer.experts(index, block.feed_forward)
+
+
+def _place_attention(placer: _Placer, index: int, attention: Attention) -> None:
+    for norm in (attention.query_norm, attention.key_norm):
+        if norm:
+            placer.norm(norm)
+    if attention.sinks:
+        placer.vector(attention.sinks)
     if attention.query and attention.key and attention.value and not attention.query_norm:
         projections = [attention.query, attention.key, attention.value]
         placer.together(f"blk.{index}.attn_qkv", projections)
-        placer.matrix(_stem(attention.output), [attention.output])
+        placer.matrix(attention.output.stem, [attention.output])
     else:
-        for linear in attention.linears():
-            placer.matrix(_stem(linear), [linear])
-    for linear in feed_forward.linears():
-        placer.matrix(_stem(linear), [linear])
+        placer.matrices_of(attention.linears())
+
+
+def _place_latent_attention(placer: _Placer, attention: LatentAttention) -> None:
+    for norm in (attention.query_norm, attention.key_value_norm):
+        if norm:
+            placer.norm(norm)
+    joint = attention.nope_size + attention.value_size
+    for name in attention.stacks():
+        shape = placer.tensors[name].shape
+        is_joint = name == attention.key_value_up
+        placer.array(name, (attention.heads, joint, attention.latent) if is_joint else shape)
+    placer.matrices_of(attention.linears())
+
+
+def _place_encoder(placer: _Placer, encoder: Encoder, width: int) -> None:
+    if encoder.positions:
+        placer.array(encoder.positions, placer.tensors[encoder.positions].shape)
+    if encoder.token_types:
+        placer.vector(encoder.token_types, length=width)
+    if encoder.embedding_norm:
+        placer.norm(encoder.embedding_norm)
+    placer.matrices_of(iter(encoder.projections))
 
 
 def _place_embedding(placer: _Placer, model: ModelShape) -> CodedTable:
     """A tied table is the head's own bytes, unless the head is split into two matrices."""
-    head = placer.matrices["output"]
-    if model.is_tied and head.form.kind != "split" and head.form.bits != 2:
+    head = placer.matrices.get("output")
+    if head and model.is_tied and head.form.kind != "split" and head.form.bits != 2:
         return _table(head)
     form = table_form_of(placer.tensors[model.embedding.weight])
     return _table(placer.matrix("embedding", [model.embedding], rows=model.vocabulary, form=form))
@@ -183,10 +216,6 @@ def _table(matrix: Matrix) -> CodedTable:
     )
 
 
-def _stem(linear: Linear) -> str:
-    return linear.weight.removesuffix(".weight")
-
-
 class _Placer:
     """Hands out aligned ranges, in the order in which it is asked."""
 
@@ -194,6 +223,7 @@ class _Placer:
         self.tensors = tensors
         self.matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
+        self._stacks: dict[str, Stack] = {}
         self._end = 0
         self._is_precise = precise
 
@@ -206,6 +236,27 @@ class _Placer:
             piece = self._piece(name, "float32", shape)
             self._vectors[name] = Vector(sources=sources, piece=piece)
         return name
+
+    def norm(self, norm: Norm) -> None:
+        self.vector(norm.weight)
+        if norm.bias:
+            self.vector(norm.bias)
+
+    def array(self, name: str, shape: tuple[int, ...]) -> None:
+        """A tensor of any type as fp32 numbers in a shape of as many."""
+        source = Source(tensor=self.tensors[name], rows=math.prod(shape))
+        if source.rows != source.tensor.elements:
+            raise Unsupported(f"tensor {name!r} does not have the shape {list(shape)}")
+        form_of(source.tensor, precise=False)
+        self._vectors[name] = Vector(sources=(source,), piece=self._piece(name, "float32", shape))
+
+    def experts(self, index: int, experts: Experts) -> None:
+        planned = plan_stacks(index, experts, self.tensors, self._piece, precise=self._is_precise)
+        self._stacks.update({stack.name: stack for stack in planned})
+
+    def matrices_of(self, linears: Iterator[Linear]) -> None:
+        for linear in linears:
+            self.matrix(linear.stem, [linear])
 
     def _vector_source(self, name: str, length: int) -> Source:
         tensor = self.tensors[name]
@@ -220,7 +271,7 @@ class _Placer:
             self.matrix(name, linears)
             return
         for linear in linears:
-            self.matrix(_stem(linear), [linear])
+            self.matrix(linear.stem, [linear])
 
     def matrix(
         self, name: str, linears: list[Linear], *, rows: int = 0, form: Form | None = None
@@ -264,6 +315,7 @@ class _Placer:
         return Layout(
             matrices=self.matrices,
             vectors=self._vectors,
+            stacks=self._stacks,
             embedding=embedding,
             weights_bytes=self._end,
             is_precise=self._is_precise,

@@ -14,11 +14,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from converters.artifact import TensorRecord
-from converters.blocks import BLOCK_TYPES, Repacked
+from converters.artifact import Exactness, TensorRecord
+from converters.blocks import BLOCK_TYPES, BlockType, Repacked
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
-from converters.targets.onnx.layout import Layout, Matrix, Piece, Source, Vector
+from converters.targets.onnx import expert_weights
+from converters.targets.onnx.expert_weights import ZeroPointed
+from converters.targets.onnx.experts import Stack
+from converters.targets.onnx.layout import Layout, Matrix, Source, Vector
+from converters.targets.onnx.pieces import Piece
 from converters.tensor_reader import TensorReader
 
 # Weights per slice: 16 MiB as fp32. Smaller ones cost system calls for the corrections' columns.
@@ -43,6 +47,17 @@ class Rounding(msgspec.Struct):
             self.largest = max(self.largest, float(np.abs(errors).max()))
             self.squares += float(np.square(errors).sum()) * repacked.block
 
+    def compare(self, part: ZeroPointed, block_type: BlockType, raw: Codes) -> None:
+        """Adds the distance of re-encoded codes from what the blocks say. Exact ones cost nothing."""
+        self.count += part.codes.size
+        if block_type.form is None or not block_type.form.has_correction:
+            return
+        centred = part.codes.astype(np.float32) - part.zeros[:, :, None]
+        errors = centred * part.scales[:, :, None]
+        errors -= block_type.dequantize(raw).reshape(errors.shape)
+        self.largest = max(self.largest, float(np.abs(errors).max()))
+        self.squares += float(np.square(errors, dtype=np.float64).sum())
+
     @property
     def rms(self) -> float:
         return math.sqrt(self.squares / self.count) if self.count else 0.0
@@ -61,6 +76,7 @@ class WeightsWriter:
         os.ftruncate(self._target, layout.weights_bytes)
         records = [self._write_vector(vector) for vector in layout.vectors.values()]
         records += [self._write_matrix(matrix) for matrix in layout.matrices.values()]
+        records += [self._write_stack(stack) for stack in layout.stacks.values()]
         return [record for group in records for record in group]
 
     def _write_vector(self, vector: Vector) -> list[TensorRecord]:
@@ -68,6 +84,7 @@ class WeightsWriter:
         for source in vector.sources:
             numbers = self._reader.floats(source.tensor, 0, source.rows)
             self._put(numbers, offset)
+            self._advance(numbers.nbytes)
             offset += numbers.nbytes
             records.append(_record(source.tensor, "float32", Rounding()))
         return records
@@ -120,6 +137,77 @@ class WeightsWriter:
         if repacked.correction is not None:
             self._put_columns(pieces["correction"], repacked.correction.reshape(count, -1), row)
 
+    def _write_stack(self, stack: Stack) -> list[TensorRecord]:
+        roundings = [Rounding() for _ in stack.sources]
+        for expert, start, count in expert_weights.slices(stack):
+            place = expert * stack.rows + start * len(stack.sources)
+            if stack.form.kind == "float32":
+                self._write_expert_floats(stack, expert, start, count, place)
+            else:
+                self._write_expert_codes(stack, expert, start, count, place, roundings)
+        records = self._write_expert_biases(stack)
+        name = _stack_form_name(stack)
+        for source, rounding in zip(stack.sources, roundings, strict=True):
+            records.append(_record(source.tensor, name, rounding, "re-encoded"))
+        return records
+
+    def _write_expert_floats(
+        self, stack: Stack, expert: int, start: int, count: int, place: int
+    ) -> None:
+        parts = [
+            self._reader.floats(
+                source.tensor,
+                expert_weights.first_weight(source, expert, start, stack.columns),
+                count * stack.columns,
+            ).reshape(count, -1)
+            for source in stack.sources
+        ]
+        self._put_stack_rows(stack.pieces["values"], expert_weights.interleaved(parts), place)
+
+    def _write_expert_codes(
+        self,
+        stack: Stack,
+        expert: int,
+        start: int,
+        count: int,
+        place: int,
+        roundings: list[Rounding],
+    ) -> None:
+        form, parts = stack.form, []
+        for source, rounding in zip(stack.sources, roundings, strict=True):
+            first = expert_weights.first_weight(source, expert, start, stack.columns)
+            raw = self._reader.blocks(source.tensor, first, count * stack.columns)
+            part = expert_weights.coded(source.tensor.type_name, raw, form.bits, form.block)
+            if not np.isfinite(part.scales).all():
+                raise MalformedFile(
+                    f"tensor {source.tensor.name!r} holds a scale that is not finite"
+                )
+            rounding.compare(part, BLOCK_TYPES[source.tensor.type_name], raw)
+            parts.append(part)
+        rows = [part.codes.reshape(count, stack.columns) for part in parts]
+        codes = expert_weights.packed(expert_weights.interleaved(rows), form.bits)
+        self._put_stack_rows(stack.pieces["codes"], codes, place)
+        for role in ("scales", "zeros") if form.has_zeros else ("scales",):
+            arrays = [getattr(part, role).reshape(count, -1) for part in parts]
+            self._put_stack_rows(stack.pieces[role], expert_weights.interleaved(arrays), place)
+
+    def _write_expert_biases(self, stack: Stack) -> list[TensorRecord]:
+        if not stack.biases:
+            return []
+        parts = [
+            self._reader.floats(source.tensor, 0, source.tensor.elements).reshape(
+                stack.experts, source.stride, 1
+            )[:, source.first : source.first + source.rows]
+            for source in stack.biases
+        ]
+        self._put(np.concatenate(parts, axis=2), stack.pieces["bias"].offset)
+        return [_record(source.tensor, "float32", Rounding()) for source in stack.biases]
+
+    def _put_stack_rows(self, piece: Piece, values: Array, row: int) -> None:
+        """As `_put_rows`, for a piece of [experts, rows, ·]."""
+        self._put(values, piece.offset + row * (piece.nbytes // (piece.shape[0] * piece.shape[1])))
+        self._advance(values.nbytes)
+
     def _put_rows(self, piece: Piece, values: Array, row: int) -> None:
         self._put(values, piece.offset + row * (piece.nbytes // piece.shape[0]))
         self._advance(values.nbytes)
@@ -166,12 +254,22 @@ def _form_name(matrix: Matrix) -> str:
     return f"{form.bits}-bit {form.kind} of {form.block}{tail}"
 
 
-def _record(tensor: TensorInfo, form: str, rounding: Rounding) -> TensorRecord:
+def _stack_form_name(stack: Stack) -> str:
+    form = stack.form
+    if form.kind == "float32":
+        return "float32, stacked experts"
+    tail = ", zero points" if form.has_zeros else ""
+    return f"{form.bits}-bit codes of {form.block}, stacked experts{tail}"
+
+
+def _record(
+    tensor: TensorInfo, form: str, rounding: Rounding, loss: Exactness = "scale-rounded"
+) -> TensorRecord:
     return TensorRecord(
         name=tensor.name,
         source_type=tensor.type_name,
         shape=tensor.shape,
-        exactness="scale-rounded" if rounding.largest else "exact",
+        exactness=loss if rounding.largest else "exact",
         form=form,
         max_error=rounding.largest,
         rms_error=rounding.rms,

@@ -46,12 +46,18 @@ class Timing:
     def metrics(self, usage: Usage) -> dict[str, int]:
         """Each at least 1 where something happened: clients take 0 for absent."""
         return {
-            "total_duration": max(1, time.monotonic_ns() - self._started_ns),
-            "load_duration": max(1, self._ready_ns - self._started_ns),
+            **self.durations(),
             "prompt_eval_count": usage.prompt_tokens,
+            "prompt_dropped_count": usage.dropped_tokens,
             "prompt_eval_duration": max(1, usage.prefill_ns),
             "eval_count": usage.completion_tokens,
             "eval_duration": max(1, usage.decode_ns),
+        }
+
+    def durations(self) -> dict[str, int]:
+        return {
+            "total_duration": max(1, time.monotonic_ns() - self._started_ns),
+            "load_duration": max(1, self._ready_ns - self._started_ns),
         }
 
 
@@ -171,14 +177,24 @@ def _empty(role: str = "assistant") -> AnswerMessage:
     return AnswerMessage(role=role, content="")
 
 
+def _parts(delta: Delta) -> list[Delta]:
+    """What a client is sent for `delta`: tool calls come in an object of their own."""
+    calls, rest = delta.tool_calls, msgspec.structs.replace(delta, tool_calls=())
+    says_more = rest.text or rest.thinking or rest.logprobs
+    parts = [rest] if says_more else []
+    if calls:
+        parts.append(Delta(request_id=delta.request_id, tool_calls=calls))
+    return parts
+
+
 async def written(
     deltas: AsyncGenerator[Delta, None], writer: Writer[_A]
 ) -> AsyncGenerator[_A, None]:
     """The answers for `deltas`, which are closed with it. Raises Cancelled when they were cut off."""
     async with aclosing(deltas):
         async for delta in deltas:
-            if delta.text or delta.thinking or delta.tool_calls or delta.logprobs:
-                yield writer.piece(delta)
+            for part in _parts(delta):
+                yield writer.piece(part)
             if delta.finish == "cancelled":
                 raise Cancelled
             if delta.finish:

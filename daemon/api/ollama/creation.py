@@ -9,11 +9,11 @@ from litestar import Controller, Response, post
 from litestar.params import JSONBody
 
 from daemon.api.framing import PROGRESS_JSON, EventAnswer
+from daemon.api.ollama.create_form import CreateForm, begin_create
 from daemon.api.ollama.shelf_wire import ImportRequest
 from daemon.api.request import only_this_machine
 from daemon.api.services import Rooms
 from daemon.errors import NotFound
-from daemon.models.create_request import CreateRequest
 from daemon.models.shelving import import_file
 
 
@@ -22,8 +22,8 @@ class CreationController(Controller):
     guards = [only_this_machine]
 
     @post("/api/create", status_code=200)
-    async def create(self, data: JSONBody[CreateRequest], services: Rooms) -> Response[bytes]:
-        statuses = services.creator.create(data)
+    async def create(self, data: JSONBody[CreateForm], services: Rooms) -> Response[bytes]:
+        statuses = await begin_create(data, services)
         return EventAnswer(statuses, stream=data.stream is not False, media_type=PROGRESS_JSON)
 
     @post("/api/import", status_code=200)

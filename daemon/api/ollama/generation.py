@@ -23,6 +23,7 @@ from daemon.api.ollama.reading import (
     chat_to_chat,
     check_chat,
     check_generate,
+    check_template,
     generate_to_chat,
     read_options,
     read_wishes,
@@ -132,6 +133,7 @@ class GenerationController(Controller):
         model = await know(services, data.model, stored)
         check_generate(data, wishes, model)
         options = read_options(data, model, services.config)
+        await check_template(data.template)
         chat = generate_to_chat(data, wishes, options, model) if data.prompt else None
         exchange = Exchange(services, client_of(request), model, wishes, options, writer, timing)
         return exchange.response(data, chat)

@@ -8,7 +8,7 @@ from typing import Literal
 from daemon.api.services import Services
 from daemon.errors import Forbidden, Invalid, NotFound
 from daemon.models.describe import capabilities_of
-from daemon.models.name import is_cloud_reference, parse_name
+from daemon.models.name import ModelName, is_cloud_reference, parse_name
 from daemon.models.resolved import ResolvedModel
 from daemon.models.template_choice import choose_template
 
@@ -37,18 +37,25 @@ def resolve(services: Services, asked: str) -> ResolvedModel:
     """Raises NotFound, Invalid for no name, Forbidden for somebody else's computers."""
     if is_cloud_reference(asked):
         raise Forbidden(CLOUD_DISABLED)
-    name = parse_name(asked)
-    try:
-        stored = services.store.resolve(name)
-    except NotFound:
-        raise NotFound(f"model '{asked}' not found") from None
+    stored = resolve_stored(services, parse_name(asked), asked)
     if stored.config.remote_host:
         raise Forbidden(CLOUD_DISABLED)
     return stored
 
 
+def resolve_stored(services: Services, name: ModelName, shown: str) -> ResolvedModel:
+    """On our own shelf, else in another program's folder. Raises NotFound, NotYet."""
+    try:
+        return services.store.resolve(name)
+    except NotFound:
+        if not services.foreign.knows(name):
+            raise NotFound(f"model '{shown}' not found") from None
+    return services.foreign.resolve(name)
+
+
 async def know(services: Services, asked: str, stored: ResolvedModel) -> KnownModel:
     """Looks into the weights (once per blob, remembered). Raises LoadFailed, Invalid."""
+    stored = await services.foreign.identified(stored)
     stored.require_weights()
     inspection = await services.conversions.inspect(stored.model_digest)
     return KnownModel(

@@ -18,7 +18,9 @@ from daemon.api.ollama.lookup import KnownModel, require_capability, require_com
 from daemon.api.ollama.wire import ChatRequest, GenerateRequest, ModelRequest, WireMessage
 from daemon.api.options import ResolvedOptions, resolve_options
 from daemon.config import Config
-from daemon.errors import Invalid, NotYet
+from daemon.errors import Internal, Invalid, NotYet
+from daemon.models.go_format import go_quote
+from daemon.models.template_choice import template_error
 
 _THINK_LEVELS = ("high", "medium", "low", "max")
 _LEVELS_TEXT = '"high", "medium", "low", "max", true, or false'
@@ -78,8 +80,7 @@ def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> 
     require_completion(model, "generate")
     if data.suffix:
         require_capability(model, "insert")
-    later = {"format": wishes.format, "think": wishes.think, "images": data.images}
-    refuse_later_fields(later | {"suffix": data.suffix, "template": data.template})
+    refuse_later_fields({"images": data.images})
 
 
 def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
@@ -89,13 +90,35 @@ def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
     if data.tools:
         require_capability(model, "tools")
     images = [image for message in data.messages for image in message.images]
-    later = {"format": wishes.format, "think": wishes.think}
-    refuse_later_fields(later | {"tools": data.tools, "images": images})
+    refuse_later_fields({"images": images})
+
+
+async def check_template(source: str) -> None:
+    """Raises Internal (500, as clients know it) with the parser's text."""
+    if error := await template_error(source):
+        raise Internal(error)
 
 
 def _check_think(wishes: Wishes, model: KnownModel) -> None:
     if wishes.think and not model.can("thinking"):
         raise Invalid(f'"{model.asked}" does not support thinking')
+
+
+def _think_of(wishes: Wishes, model: KnownModel) -> bool | str | None:
+    """A model that can think does, unless the client says otherwise."""
+    return True if wishes.think is None and model.can("thinking") else wishes.think
+
+
+def _format_of(wishes: Wishes) -> bytes | None:
+    """Raises Internal (500, as clients know it) for what is neither "json" nor a schema."""
+    wanted = wishes.format
+    if wanted is None:
+        return None
+    text = msgspec.json.encode(wanted)
+    if wanted != "json" and not isinstance(wanted, dict):
+        shown = go_quote(text.decode())
+        raise Internal(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
+    return text
 
 
 def read_options(data: ModelRequest, model: KnownModel, config: Config) -> ResolvedOptions:
@@ -108,10 +131,17 @@ def read_options(data: ModelRequest, model: KnownModel, config: Config) -> Resol
     )
 
 
-def _chat(data: ModelRequest, wishes: Wishes, options: ResolvedOptions, **fields: Any) -> Chat:
+def _chat(
+    data: ModelRequest,
+    wishes: Wishes,
+    options: ResolvedOptions,
+    model: KnownModel,
+    **fields: Any,
+) -> Chat:
     return Chat(
         request_id=uuid.uuid4().hex,
-        think=wishes.think,
+        think=_think_of(wishes, model),
+        format=_format_of(wishes),
         stop=options.stop,
         sampling=options.sampling,
         limits=options.limits,
@@ -128,20 +158,26 @@ def generate_to_chat(
 ) -> Chat:
     """One user message behind the model's system text and examples; raw is the prompt alone."""
     if data.raw:
-        return _chat(data, wishes, options, prompt=data.prompt)
-    stored = model.stored
-    messages = _system_messages(data.system or stored.system)
-    if not data.context:
-        messages += _stored_messages(model)
+        return _chat(data, wishes, options, model, prompt=data.prompt)
     return _chat(
         data,
         wishes,
         options,
-        messages=(*messages, Message(role="user", content=data.prompt)),
-        template=model.go_template,
+        model,
+        messages=(*_leading(data, model), Message(role="user", content=data.prompt)),
+        template=data.template or model.go_template,
+        suffix=data.suffix,
         context_ids=data.context,
         want_context=True,
     )
+
+
+def _leading(data: GenerateRequest, model: KnownModel) -> tuple[Message, ...]:
+    """What stands before the prompt; between a prompt and its suffix no conversation has room."""
+    if data.suffix:
+        return ()
+    system = _system_messages(data.system or model.stored.system)
+    return system if data.context else system + _stored_messages(model)
 
 
 def chat_to_chat(
@@ -151,7 +187,9 @@ def chat_to_chat(
     sent = tuple(_message(message) for message in data.messages)
     system = model.stored.system if sent[0].role != "system" else ""
     messages = (*_system_messages(system), *_stored_messages(model), *sent)
-    return _chat(data, wishes, options, messages=messages, template=model.go_template)
+    tools = tuple(msgspec.json.encode(tool) for tool in data.tools)
+    template = model.go_template
+    return _chat(data, wishes, options, model, messages=messages, template=template, tools=tools)
 
 
 def _system_messages(text: str) -> tuple[Message, ...]:

@@ -5,6 +5,7 @@ What changes the shelf answers only clients on the daemon's own machine, until t
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 
 import msgspec
@@ -12,15 +13,19 @@ from litestar import Controller, MediaType, Response, delete, get, post, route
 from litestar.params import JSONBody
 
 from daemon.api.framing import JSON, json_response
-from daemon.api.ollama.lookup import CLOUD_DETAILS_DISABLED
+from daemon.api.ollama.lookup import CLOUD_DETAILS_DISABLED, resolve_stored
 from daemon.api.ollama.shelf_wire import CopyRequest, NamedRequest, ShowRequest
-from daemon.api.request import only_this_machine
+from daemon.api.request import ApiRequest, only_this_machine
 from daemon.api.services import Rooms, Services
 from daemon.api.system import READ
 from daemon.errors import Forbidden, Invalid, NotFound
+from daemon.models.create_request import CreateRequest
 from daemon.models.describe import Details, ModelEntry, ShowAnswer, details_of, list_models, show
 from daemon.models.name import InvalidName, ModelName, is_cloud_reference, parse_name
 from daemon.residency.loaded import LoadedModel
+
+# This client shows `general.basename` where the others show the name.
+_READS_THE_BASE_NAME = "GitHubCopilotChat/"
 
 
 class TagsAnswer(msgspec.Struct, frozen=True):
@@ -75,7 +80,9 @@ class ShelfController(Controller):
 
     @route("/api/tags", http_method=READ, media_type=JSON)
     async def list_all(self, services: Rooms) -> Response[bytes]:
-        return json_response(TagsAnswer(await list_models(services.store, services.conversions)))
+        await services.foreign.refresh()
+        models = await list_models(services.store, services.conversions, services.foreign.models())
+        return json_response(TagsAnswer(models))
 
     @get("/api/ps")
     async def running(self, services: Rooms) -> Response[bytes]:
@@ -83,8 +90,12 @@ class ShelfController(Controller):
         return json_response(RunningAnswer(models))
 
     @post("/api/show", status_code=200)
-    async def show_model(self, data: JSONBody[ShowRequest], services: Rooms) -> Response[bytes]:
+    async def show_model(
+        self, data: JSONBody[ShowRequest], request: ApiRequest, services: Rooms
+    ) -> Response[bytes]:
         answer = await _show(data, services)
+        if request.headers.get("user-agent", "").startswith(_READS_THE_BASE_NAME):
+            answer.model_info["general.basename"] = data.asked
         return json_response(answer)
 
     @post("/api/copy", status_code=200, guards=[only_this_machine])
@@ -92,7 +103,10 @@ class ShelfController(Controller):
         source = _quoted_name(data.source, "source")
         destination = _quoted_name(data.destination, "destination")
         try:
-            await services.store.copy(source, destination)
+            if services.store.find(source) is None and services.foreign.find(source) is not None:
+                await _take_over(services, source, destination)
+            else:
+                await services.store.copy(source, destination)
         except NotFound:
             raise NotFound(f'model "{data.source}" not found') from None
         return _empty()
@@ -103,10 +117,30 @@ class ShelfController(Controller):
             raise Invalid("model is required")
         name = _quoted_name(data.asked, "name")
         try:
-            await services.store.delete(name)
+            await _delete(services, name)
         except NotFound:
             raise NotFound(f"model '{data.asked}' not found") from None
         return _empty()
+
+
+async def _take_over(services: Services, source: ModelName, destination: ModelName) -> None:
+    """A copy of another program's model is a model of ours, over the same content."""
+    request = CreateRequest(model=destination.full, source=source.full)
+    async with contextlib.aclosing(services.creator.create(request)) as steps:
+        async for _ in steps:
+            pass
+
+
+async def _delete(services: Services, name: ModelName) -> None:
+    """The artifacts of content that this removed are of no more use either."""
+    store = services.store
+    if store.find(name) is None and services.foreign.find(name) is not None:
+        await services.foreign.delete(name)
+        return
+    weights = [stored.manifest.digests for stored in store.manifests() if stored.name.same_as(name)]
+    await store.delete(name)
+    gone = [digest for digests in weights for digest in digests if not store.blobs.has(digest)]
+    await services.collector.collect(gone)
 
 
 async def _show(data: ShowRequest, services: Services) -> ShowAnswer:
@@ -114,7 +148,8 @@ async def _show(data: ShowRequest, services: Services) -> ShowAnswer:
         raise Invalid("model is required")
     if is_cloud_reference(data.asked):
         raise Forbidden(CLOUD_DETAILS_DISABLED)
-    model = services.store.resolve(parse_name(data.asked))
+    name = parse_name(data.asked)
+    model = await services.foreign.identified(resolve_stored(services, name, name.short))
     return await show(
         model,
         services.conversions,

@@ -97,7 +97,10 @@ class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What both answers share. Durations are ns; only the last object of an answer has them."""
+    """What both answers share. Durations are ns; only the last object of an answer has them.
+
+    `prompt_dropped_count` is ours: ids that were cut from the prompt or left the context.
+    """
 
     model: str
     created_at: str
@@ -106,6 +109,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
+    prompt_dropped_count: int = 0
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0

@@ -47,6 +47,7 @@ class RegistryAccess:
         self._home = home
         self._settings = settings
         self._key: RegistryKey | None = None
+        self._key_lock = asyncio.Lock()
         self._reach = Reach(allowed_hosts=settings.allowed_hosts)
         self.download_settings = settings.download
         self.throttle = Throttle(settings.bytes_per_second, settings.quiet_hours)
@@ -54,8 +55,9 @@ class RegistryAccess:
     async def client(self, name: ModelName, *, insecure: bool) -> RegistryClient:
         """Raises Forbidden for a registry that the owner did not allow."""
         self._reach.check_registry(name.host)
-        if self._key is None:
-            self._key = await asyncio.to_thread(load_or_create_key, self._home)
+        async with self._key_lock:
+            if self._key is None:
+                self._key = await asyncio.to_thread(load_or_create_key, self._home)
         return RegistryClient(
             name,
             key=self._key,

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 import pathlib
+import secrets
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -65,17 +66,24 @@ def _create(folder: pathlib.Path) -> RegistryKey:
         serialization.NoEncryption(),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(folder / _FILE, encoded, 0o600)
+    except FileExistsError:  # another daemon of this home was quicker
+        return load_or_create_key(folder)
+    (folder / f"{_FILE}.pub").unlink(missing_ok=True)
     _write(folder / f"{_FILE}.pub", f"{key.public_line}\n".encode(), 0o644)
-    _write(folder / _FILE, encoded, 0o600)
     return key
 
 
 def _write(path: pathlib.Path, data: bytes, mode: int) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    """Whole or not at all. Raises FileExistsError when `path` is there."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 HEAD_BYTES = 16 << 20
 MAX_HEAD_BYTES = 256 << 20
 _MAGIC = b"GGUF"
+_REMEMBERED = 16
 
 TargetFor = Callable[[Inspection], Awaitable[str]]
 
@@ -56,6 +57,8 @@ class Puller:
         self.access = access
         self.reserve_bytes = reserve_bytes
         self.flights = Flights(store, access)
+        # By digest, so that a pull that goes on does not look at the same header again.
+        self.looked_at: dict[str, Inspection] = {}
         self._running: dict[tuple[str, bool], SharedWork] = {}
 
     async def pull(
@@ -132,11 +135,19 @@ class _Pull:
                 return await self._judge(layer, inspection)
             is_new = not download.partial.written_bytes()
             try:
-                return await self._judge(layer, await self._look(download))
+                return await self._judge(layer, await self._looked_at(layer, download))
             except (Invalid, NotYet):
                 if is_new:
                     await download.discard()
                 raise
+
+    async def _looked_at(self, layer: Layer, download: BlobDownload) -> Inspection:
+        known = self._puller.looked_at
+        if layer.digest not in known:
+            known[layer.digest] = await self._look(download)
+            while len(known) > _REMEMBERED:
+                del known[next(iter(known))]
+        return known[layer.digest]
 
     async def _look(self, download: BlobDownload) -> Inspection:
         """What the first bytes tell; more of them are fetched until the header is whole."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from daemon.errors import Invalid, NotFound
 from daemon.models.create_request import CreateStatus
-from daemon.models.manifest import Layer, parse_digest
+from daemon.models.manifest import Layer, decode_manifest, parse_digest
 from daemon.models.name import ModelName, parse_name
 from daemon.models.registry.access import RegistryAccess
 from daemon.models.registry.client import RegistryClient
@@ -61,10 +61,11 @@ class Pusher:
     async def _push(self, name: ModelName, insecure: bool, progress: Progress) -> None:
         progress.say("retrieving manifest")
         try:
-            data, manifest = self._store.manifest_bytes(name)
+            data = self._store.manifest_bytes(name)
         except NotFound:
             progress.say("couldn't retrieve manifest")
             raise
+        manifest = decode_manifest(data)
         with self._store.pinned(manifest.digests):
             async with await self._access.client(name, insecure=insecure) as client:
                 for layer in blobs_of(manifest):

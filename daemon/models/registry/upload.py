@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 
-from daemon.errors import DaemonError, Internal
+from daemon.errors import DaemonError, Internal, NotFound
 from daemon.models.manifest import Layer
 from daemon.models.registry.client import Location, RegistryClient, RegistryRefused, Unreachable
 from daemon.models.registry.download import DownloadSettings, is_passing
@@ -79,7 +79,7 @@ class BlobUpload:
                 if await self._try():
                     self._show(self._layer.size)
                     return
-            except (Unreachable, RegistryRefused) as error:
+            except (Unreachable, RegistryRefused, NotFound) as error:
                 is_ahead = self.session is not None and self.session.sent > before
                 failures = 1 if is_ahead else failures + 1
                 await self._pause_or_give_up(error, failures)
@@ -173,17 +173,21 @@ class BlobUpload:
             self.session = session
 
     async def _pause_or_give_up(self, error: DaemonError, failures: int) -> None:
-        passes = (404, 416)  # the session is gone, or further on than we thought
-        is_final = isinstance(error, RegistryRefused) and not (
-            is_passing(error.code) or error.code in passes
-        )
-        if is_final or (isinstance(error, RegistryRefused) and error.code in (401, 403)):
+        if not self._is_passing(error):
             raise error
         if failures >= self._settings.tries:
             raise Internal(f"max retries exceeded: {error.message}")
         pause = self._settings.first_pause_seconds * 2 ** (failures - 1)
         pause = min(pause, self._settings.longest_pause_seconds)
         await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+
+    def _is_passing(self, error: DaemonError) -> bool:
+        """Also a session that is gone, or further on than we thought; not a lack of rights."""
+        if isinstance(error, NotFound):
+            return self.session is not None
+        if not isinstance(error, RegistryRefused):
+            return True
+        return error.code == 416 or (is_passing(error.code) and error.code not in (401, 403))
 
 
 class _PartContent:

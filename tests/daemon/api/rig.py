@@ -19,8 +19,10 @@ from converters.inspection import Inspection
 from daemon.api.application import create_api
 from daemon.api.services import Services
 from daemon.models import manifest as media
+from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
-from daemon.models.jobs import Conversions
+from daemon.models.foreign.shelf import ForeignShelf
+from daemon.models.jobs import Conversions, JobView
 from daemon.models.manifest import ImageConfig, Layer, Manifest, StoredMessage
 from daemon.models.marker import claim
 from daemon.models.name import parse_name
@@ -53,13 +55,17 @@ class InspectedModels:
 
     def add(self, inspection: Inspection, script: Script) -> None:
         self._inspections[inspection.digest] = inspection
-        write_artifact(self.artifact_folder(inspection.digest, "scripted"), script)
+        folder = self.artifact_folder(inspection.digest, "scripted")
+        write_artifact(folder, script, chat_template=inspection.chat_template)
 
     def known_inspection(self, blob_digest: str) -> Inspection | None:
         return self._inspections.get(blob_digest)
 
     async def arrays(self, blob_digest: str) -> dict[str, msgspec.Raw]:
         return {"tokenizer.ggml.tokens": msgspec.Raw(b'["a","b"]')} if blob_digest else {}
+
+    def jobs(self) -> list[JobView]:
+        return []
 
     def artifact(self, source: str, target: str) -> Artifact | None:
         return None
@@ -146,8 +152,14 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
     )
     conversions = cast("Conversions", models)
     transfers = Transfers(config, store, conversions, _scripted_target, version="1.2.3")
-    creator = Creator(store, conversions, _scripted_target, transfers.pull)
-    services = Services(config, store, conversions, creator, residency, transfers)
+    foreign = ForeignShelf(store, config.home, config.foreign)
+    creator = Creator(store, conversions, _scripted_target, transfers.pull, foreign)
+    collector = ArtifactCollector(
+        store, foreign, conversions, home=config.home, artifacts=config.artifacts
+    )
+    services = Services(
+        config, store, conversions, creator, residency, transfers, foreign, collector
+    )
     try:
         async with (
             served(create_api(services), config.host) as base,

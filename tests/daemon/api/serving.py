@@ -16,7 +16,12 @@ from daemon.listening import HttpServer, bind_socket
 
 def loopback_config(home: pathlib.Path, **changes: Any) -> Config:
     config = Config(
-        home=home, models=home / "models", artifacts=home / "artifacts", host="127.0.0.1", port=0
+        home=home,
+        models=home / "models",
+        artifacts=home / "artifacts",
+        host="127.0.0.1",
+        port=0,
+        registries=("127.0.0.1",),  # no test leaves this machine
     )
     return msgspec.structs.replace(config, **changes)
 

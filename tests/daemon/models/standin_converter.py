@@ -95,6 +95,7 @@ def inspect(options: argparse.Namespace, wanted: dict[str, object]) -> None:
                   "tokenizer.ggml.tokens": None},
         tensors=(TensorSummary("t", "Q8_0", (2, 2)),),
         refusals={"onnx": "no recipe"} if wanted.get("refused") else {},
+        estimates={"onnx": int(str(wanted.get("estimate", 1)))},
     )  # fmt: skip
     arrays = options.output / f"{options.digest}.arrays.json"
     arrays.write_text('{"tokenizer.ggml.tokens":["a","b"]}')

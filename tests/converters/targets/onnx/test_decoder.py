@@ -7,16 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import pytest
-from msgspec.structs import replace
 
-from converters.architectures.registry import describe
-from converters.artifact import GRAPH_FILE, WEIGHTS_FILE
-from converters.targets.onnx.decoder import decoder_model
-from converters.targets.onnx.layout import plan_layout
-from tests.converters.headers import decoder_shapes, header
+from converters.artifact import GRAPH_FILE
 from tests.parity.converted import converted
 from tests.parity.onnx_loop import OnnxLoop, looked_up
 
@@ -80,57 +74,6 @@ def test_ragged_rows_in_shared_caches_are_each_as_alone(folder: pathlib.Path):
     for row, prompt in enumerate(prompts):
         alone = OnnxLoop(folder, CONTEXT).run(prompt)["logits"][0]
         np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-4)
-
-
-def test_features_of_other_architectures_make_graphs_that_run(tmp_path: pathlib.Path):
-    """No architecture here has them yet; their numbers are for the tests of those that will."""
-    names = ("attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm", "attn_sinks")
-    lengths = dict(zip(names, (64, 64, 256, 256, 4), strict=True))
-    shapes = decoder_shapes(blocks=1) | {
-        f"blk.0.{name}.weight": (length,) for name, length in lengths.items()
-    }
-    described = header(shapes=shapes, metadata={"llama.block_count": 1})
-    plain = describe(described)
-    stem = "blk.0.{}.weight".format
-    block = plain.blocks[0]
-    attention = replace(
-        block.attention,
-        **{"query_norm": stem(names[0]), "key_norm": stem(names[1]), "sinks": stem(names[4])},
-        **{"window": 8, "softcap": 5.0, "rope": ""},
-    )
-    narrow = replace(block.feed_forward.down, columns=256)  # 512 rows of `up` are two halves
-    feed_forward = replace(
-        block.feed_forward, gate=None, is_up_fused=True, activation="gelu_tanh", down=narrow
-    )
-    norms = {"post_attention_norm": stem(names[2]), "post_feed_forward_norm": stem(names[3])}
-    changed = replace(
-        block, attention=attention, feed_forward=feed_forward, residual_scale=0.5, **norms
-    )
-    model = replace(plain, blocks=(changed,), logit_scale=0.25, logit_softcap=30.0)
-    tensors = {tensor.name: tensor for tensor in described.tensors}
-    layout = plan_layout(model, tensors)
-    graph = decoder_model(model, layout)
-    (tmp_path / GRAPH_FILE).write_bytes(graph.SerializeToString())
-    with (tmp_path / WEIGHTS_FILE).open("wb") as file:
-        file.truncate(layout.weights_bytes)
-    onnx.checker.check_model(str(tmp_path / GRAPH_FILE))
-    session = onnxruntime.InferenceSession(str(tmp_path / GRAPH_FILE))
-    feeds: Inputs = {
-        "inputs_embeds": np.ones((1, 3, 256), np.float32),
-        "seqlens_k": np.array([2], np.int32),
-        "total": np.array(3, np.int32),
-        "logit_rows": np.array([2], np.int64),
-        "past_key.0": np.zeros((1, 2, 0, 64), np.float32),
-        "past_value.0": np.zeros((1, 2, 0, 64), np.float32),
-    }
-    taken = {one.name for one in session.get_inputs()} - {"cos", "sin"}
-    assert taken == set(feeds)
-    tables = {part: np.ones((4, 32), np.float32) for part in ("cos", "sin")}
-    logits = np.asarray(session.run(["logits"], feeds | tables)[0])
-    assert logits.shape == (1, 300)
-    found = [node.op_type for node in graph.graph.node]
-    assert {"Gelu", "Tanh", "Split", "Reshape"} <= set(found)
-    assert found.count("RMSNormalization") == 5
 
 
 def shared_caches(loop: OnnxLoop, rows: int) -> Inputs:

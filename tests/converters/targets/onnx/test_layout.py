@@ -12,7 +12,9 @@ from tests.converters.headers import decoder_shapes, header
 
 
 def layout_of(*, precise: bool = False, **changes: object) -> Layout:
-    return plan(header(**changes), "onnx-cpu", precise).layout  # pyright: ignore[reportArgumentType]
+    layout = plan(header(**changes), "onnx-cpu", precise).layout  # pyright: ignore[reportArgumentType]
+    assert isinstance(layout, Layout)
+    return layout
 
 
 def tied_shapes() -> dict[str, tuple[int, ...]]:

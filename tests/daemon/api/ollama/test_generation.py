@@ -171,9 +171,9 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     (
         "/api/generate",
-        {"model": "plain", "prompt": "x", "format": "json", "template": "y"},
-        501,
-        'not supported by this version yet: "format", "template"',
+        {"model": "plain", "prompt": "x", "template": "a\n{{ .Prompt"},
+        500,
+        "template: :2: unclosed action",
     ),
     (
         "/api/generate",

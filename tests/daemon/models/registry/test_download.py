@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from daemon.errors import DaemonError, Forbidden, Internal, NotFound
@@ -50,7 +52,12 @@ class Fetch:
     """One download with its progress on record."""
 
     def __init__(
-        self, client: RegistryClient, digest: str, folder: pathlib.Path, size: int
+        self,
+        client: RegistryClient,
+        digest: str,
+        folder: pathlib.Path,
+        size: int,
+        save_seconds: float = 0.5,
     ) -> None:
         self.shown: list[int] = []
         self.blob = folder / digest.replace(":", "-")
@@ -60,7 +67,7 @@ class Fetch:
             self.blob,
             size,
             throttle=Throttle(),
-            settings=SETTINGS,
+            settings=msgspec.structs.replace(SETTINGS, save_seconds=save_seconds),
             progress=self.shown.append,
         )
 
@@ -146,6 +153,21 @@ async def test_another_range_than_asked_is_refused(tmp_path: pathlib.Path) -> No
             await fetched(registry, tmp_path)
 
 
+async def test_a_lie_about_an_answers_length_is_survived(tmp_path: pathlib.Path) -> None:
+    async with Registry() as registry:
+        registry.faults.lies_about_length = 100
+        fetch = await fetched(registry, tmp_path)
+        assert fetch.download.fetched_bytes == SIZE
+
+
+async def test_a_blob_that_is_shorter_than_its_manifest_says(tmp_path: pathlib.Path) -> None:
+    async with Registry() as registry:
+        with pytest.raises(RegistryRefused, match=r"another range|416"):
+            await fetched(registry, tmp_path, size=SIZE + 1_000_000)
+        with pytest.raises(RegistryRefused, match="another range"):
+            await fetched(registry, tmp_path, size=SIZE - 1000)
+
+
 async def test_a_small_blob_needs_no_ranges(tmp_path: pathlib.Path) -> None:
     async with Registry() as registry:
         registry.faults.ignores_ranges = True
@@ -173,8 +195,8 @@ async def test_cancelled_and_taken_up_many_times(tmp_path: pathlib.Path) -> None
     async with Registry() as registry:
         registry.faults.bytes_per_second = 4_000_000
         digest = registry.add_blob(DATA)
-        total = 0
-        for _ in range(40):
+        total, blob = 0, tmp_path / digest.replace(":", "-")
+        for _ in range(60):
             async with client_of(registry, tmp_path / "home") as client:
                 fetch = Fetch(client, digest, tmp_path, SIZE)
                 task = asyncio.create_task(fetch.run())
@@ -184,9 +206,9 @@ async def test_cancelled_and_taken_up_many_times(tmp_path: pathlib.Path) -> None
                     await task
                 total += fetch.download.fetched_bytes
                 assert fetch.shown == sorted(fetch.shown)
-            if fetch.blob.exists():
+            if blob.exists():
                 break
-        assert hashlib.sha256(fetch.blob.read_bytes()).hexdigest() == digest[7:]
+        assert hashlib.sha256(blob.read_bytes()).hexdigest() == digest[7:]
         assert total == SIZE
 
 
@@ -218,6 +240,34 @@ async def test_redirects_to_private_addresses_are_refused(tmp_path: pathlib.Path
             client._is_private = lambda: False  # type: ignore[method-assign]  # a public registry's view
             with pytest.raises(Forbidden, match="redirects to the private address"):
                 await client.locate(digest)
+
+
+async def test_a_redirect_to_another_host_goes_without_the_token(tmp_path: pathlib.Path) -> None:
+    async with Registry(needs_token=True) as registry, Registry() as store:
+        store.add_blob(DATA)
+        registry.faults.redirect = f"http://{store.host}{{path}}"
+        await fetched(registry, tmp_path)
+        assert store.authorizations == {""}
+        assert store.sent_bytes.total() == SIZE
+        assert registry.sent_bytes.total() == 0
+
+
+async def test_a_killed_daemon_loses_little(tmp_path: pathlib.Path) -> None:
+    """Nothing is closed or saved at the end: only what was on record counts."""
+    async with Registry() as registry:
+        registry.faults.bytes_per_second = 1_000_000
+        registry.chunk_bytes = 16 << 10
+        digest = registry.add_blob(DATA)
+        async with client_of(registry, tmp_path / "home") as client:
+            fetch = Fetch(client, digest, tmp_path, SIZE, save_seconds=0.05)
+            task = asyncio.create_task(fetch.run())
+            await asyncio.sleep(0.35)
+            parts = list(tmp_path.glob("*-partial-*"))
+            on_record = sum(json.loads(path.read_text())["Completed"] for path in parts)
+            assert on_record > 0
+            assert fetch.download.fetched_bytes - on_record < SIZE * 0.8
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_allow_list_is_kept(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,67 @@
+"""A mixture of experts as data: a router, stacked expert matrices, and what every id passes too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from converters.architectures.parts import FeedForward, Linear
+
+
+class ExpertMatrix(msgspec.Struct, frozen=True, kw_only=True):
+    """`weight` [experts, rows, columns], `bias` [experts, rows] or ""."""
+
+    weight: str
+    rows: int
+    columns: int
+    bias: str = ""
+
+
+class Experts(msgspec.Struct, frozen=True, kw_only=True):
+    """Σ over the `used` likeliest experts of weight · down(swiglu(gate x, up x)), times `scale`.
+
+    swiglu(g, u) = min(g, limit) · sigmoid(alpha · g) · (clip(u, ±limit) + beta); limit 0 is none.
+    `gating`: the weights are softmax or sigmoid of the router's numbers, divided by their sum over
+    the chosen ones where `is_normalised`. `selection_bias` [count] is added for choosing only.
+    `shared` is added, times sigmoid(shared_gate x) where that is there.
+    `is_gate_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
+    """
+
+    count: int
+    used: int
+    router: Linear
+    up: ExpertMatrix
+    down: ExpertMatrix
+    gate: ExpertMatrix | None = None
+    is_gate_up_fused: bool = False
+    gating: Literal["softmax", "sigmoid"] = "softmax"
+    is_normalised: bool = True
+    scale: float = 1.0
+    selection_bias: str = ""
+    alpha: float = 1.0
+    beta: float = 0.0
+    limit: float = 0.0
+    shared: FeedForward | None = None
+    shared_gate: Linear | None = None
+
+    def linears(self) -> Iterator[Linear]:
+        """The plain matrices; those of the experts are `matrices`."""
+        yield self.router
+        if self.shared:
+            yield from self.shared.linears()
+        if self.shared_gate:
+            yield self.shared_gate
+
+    def matrices(self) -> Iterator[ExpertMatrix]:
+        for matrix in (self.gate, self.up, self.down):
+            if matrix is not None:
+                yield matrix
+
+    def tensor_names(self) -> Iterator[str]:
+        for linear in self.linears():
+            yield from (linear.weight, linear.bias)
+        for matrix in self.matrices():
+            yield from (matrix.weight, matrix.bias)
+        yield self.selection_bias

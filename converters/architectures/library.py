@@ -1,0 +1,118 @@
+"""Files as Ollama's library publishes them, told in llama.cpp's words: other keys, other names.
+
+Only names and keys change; tensor data stays where it is. A file that is as llama.cpp writes them
+comes through untouched. Source: Ollama's `llama/compat/llama-ollama-compat.cpp`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from converters.gguf import GgufFile, Value
+
+Metadata = dict[str, Value]
+# Files of this context or longer were trained with positions stretched 8 times, and may not say so.
+GEMMA3_STRETCHED_CONTEXT = 131072
+GEMMA3_STRETCH = 8.0
+
+
+def library_form(file: GgufFile) -> GgufFile:
+    """The same file under llama.cpp's names; applying it twice changes nothing more."""
+    if file.architecture == "gemma3" and _has(file, "dense.0.weight"):
+        return _embedding_gemma(file)
+    rule = _RULES.get(file.architecture)
+    return rule(file) if rule else file
+
+
+def _gpt_oss(file: GgufFile) -> GgufFile:
+    def named(name: str) -> str:
+        name = name.replace(".attn_out.", ".attn_output.").replace(
+            ".ffn_norm.", ".post_attention_norm."
+        )
+        return f"{name}.weight" if name.endswith(".attn_sinks") else name
+
+    metadata = _as_architecture(file.metadata, "gptoss", "gpt-oss")
+    metadata.setdefault("gpt-oss.rope.scaling.type", "yarn")
+    return _renamed(replace(file, metadata=_with_pre(metadata, "gpt-4o")), named)
+
+
+def _olmo3(file: GgufFile) -> GgufFile:
+    return replace(file, metadata=_as_architecture(file.metadata, "olmo3", "olmo2"))
+
+
+def _embedding_gemma(file: GgufFile) -> GgufFile:
+    """EmbeddingGemma under the name of the model it was made from."""
+    names = {
+        "dense.0.weight": "dense_2.weight",
+        "dense.1.weight": "dense_3.weight",
+        "norm.weight": "output_norm.weight",
+    }
+    metadata = _as_architecture(_gemma3(file).metadata, "gemma3", "gemma-embedding")
+    for key in ("attention.causal", "attention.sliding_window_pattern"):
+        metadata.pop(f"gemma-embedding.{key}", None)
+    return _renamed(replace(file, metadata=metadata), lambda name: names.get(name, name))
+
+
+def _gemma3(file: GgufFile) -> GgufFile:
+    metadata = dict(file.metadata)
+    _copy(metadata, "gemma3.rope.global.freq_base", "gemma3.rope.freq_base")
+    _copy(metadata, "gemma3.rope.local.freq_base", "gemma3.rope.freq_base_swa")
+    if metadata == file.metadata and "gemma3.attention.layer_norm_rms_epsilon" in metadata:
+        return file
+    metadata.setdefault("gemma3.attention.layer_norm_rms_epsilon", 1e-6)
+    metadata.setdefault("gemma3.rope.freq_base", 1000000.0)
+    length = metadata.get("gemma3.context_length")
+    if isinstance(length, int) and length >= GEMMA3_STRETCHED_CONTEXT:
+        metadata.setdefault("gemma3.rope.scaling.type", "linear")
+        metadata.setdefault("gemma3.rope.scaling.factor", GEMMA3_STRETCH)
+    return replace(file, metadata=metadata)
+
+
+def _mistral3(file: GgufFile) -> GgufFile:
+    metadata = dict(file.metadata)
+    _copy(metadata, "mistral3.rope.scaling.beta_fast", "mistral3.rope.scaling.yarn_beta_fast")
+    _copy(metadata, "mistral3.rope.scaling.beta_slow", "mistral3.rope.scaling.yarn_beta_slow")
+    multiplier = "mistral3.rope.scaling.yarn_log_multiplier"
+    _copy(metadata, "mistral3.rope.scaling.mscale_all_dim", multiplier)
+    _copy(metadata, "mistral3.rope.scaling_beta", "mistral3.attention.temperature_scale")
+    if metadata == file.metadata:
+        return file
+    return replace(file, metadata=_with_pre(metadata, "tekken"))
+
+
+_RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
+    "gptoss": _gpt_oss,
+    "olmo3": _olmo3,
+    "gemma3": _gemma3,
+    "mistral3": _mistral3,
+}
+
+
+def _has(file: GgufFile, name: str) -> bool:
+    return any(tensor.name == name for tensor in file.tensors)
+
+
+def _as_architecture(metadata: Metadata, old: str, new: str) -> Metadata:
+    """A copy whose architecture and whose keys' first word are `new`."""
+    prefix = re.compile(rf"^{re.escape(old)}\.")
+    renamed = {prefix.sub(f"{new}.", key): value for key, value in metadata.items()}
+    return renamed | {"general.architecture": new}
+
+
+def _with_pre(metadata: Metadata, pre: str) -> Metadata:
+    """A generic pre-tokenizer gives way to the model's own."""
+    key = "tokenizer.ggml.pre"
+    return metadata | ({key: pre} if metadata.get(key, "") in ("", "default") else {})
+
+
+def _copy(metadata: Metadata, source: str, target: str) -> None:
+    if source in metadata:
+        metadata.setdefault(target, metadata[source])
+
+
+def _renamed(file: GgufFile, named: Callable[[str], str]) -> GgufFile:
+    tensors = tuple(replace(tensor, name=named(tensor.name)) for tensor in file.tensors)
+    return replace(file, tensors=tensors)

@@ -1,0 +1,123 @@
+"""What mixes the ids of a row in a block, as data: attention of two kinds and a short convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from converters.architectures.parts import Linear, Norm
+
+
+class Attention(msgspec.Struct, frozen=True, kw_only=True):
+    """Grouped-query attention over a KV cache. Either `fused` ([q; k; v] rows) or the three.
+
+    `rope` names a recipe of the model, empty for none. `interleaved` pairs (2i, 2i+1), llama.cpp's
+    NORM; otherwise (i, i + dimensions/2), its NEOX. `window` 0 sees everything, W the last W ids
+    with its own; in a bidirectional model the ids at most W/2 away. `alibi_bias` m > 0: slopes from
+    2^(-8/heads) on with m = 8. Query and key norms are [head_size] wide, or the projection wide.
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float
+    output: Linear
+    query: Linear | None = None
+    key: Linear | None = None
+    value: Linear | None = None
+    fused: Linear | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    rope: str = "global"
+    interleaved: bool = False
+    window: int = 0
+    softcap: float = 0.0
+    sinks: str = ""
+    alibi_bias: float = 0.0
+
+    def linears(self) -> Iterator[Linear]:
+        for linear in (self.fused, self.query, self.key, self.value, self.output):
+            if linear is not None:
+                yield linear
+
+    def vectors(self) -> Iterator[str]:
+        """Head norms and sinks; biases belong to their linears."""
+        for norm in (self.query_norm, self.key_norm):
+            if norm is not None:
+                yield from (norm.weight, norm.bias)
+        yield self.sinks
+
+
+class LatentAttention(msgspec.Struct, frozen=True, kw_only=True):
+    """Multi-head latent attention (DeepSeek V2) with the key's up-projection absorbed by the query.
+
+    Per head the query is [nope | rope] numbers: `query`, or `query_down`, `query_norm`, `query_up`.
+    `key_value_down` gives [latent | rope]; `key_value_norm` is of the latent. `key_up`
+    [heads, latent, nope] and `value_up` [heads, value_size, latent] are stacks; older files have
+    `key_value_up` [heads · (nope + value_size), latent] instead. One cached head of rope + latent.
+    """
+
+    heads: int
+    rope_size: int
+    nope_size: int
+    latent: int
+    value_size: int
+    scale: float
+    key_value_down: Linear
+    key_value_norm: Norm
+    output: Linear
+    query: Linear | None = None
+    query_down: Linear | None = None
+    query_norm: Norm | None = None
+    query_up: Linear | None = None
+    key_up: str = ""
+    value_up: str = ""
+    key_value_up: str = ""
+    rope: str = "global"
+    interleaved: bool = True
+
+    @property
+    def kv_heads(self) -> int:
+        return 1
+
+    @property
+    def head_size(self) -> int:
+        return self.rope_size + self.latent
+
+    def linears(self) -> Iterator[Linear]:
+        """The stacks are not among them: they are multiplied head by head."""
+        found = (
+            self.query, self.query_down, self.query_up, self.key_value_down, self.output,
+        )  # fmt: skip
+        for linear in found:
+            if linear is not None:
+                yield linear
+
+    def stacks(self) -> Iterator[str]:
+        return (name for name in (self.key_up, self.value_up, self.key_value_up) if name)
+
+    def vectors(self) -> Iterator[str]:
+        for norm in (self.query_norm, self.key_value_norm):
+            if norm is not None:
+                yield norm.weight
+        yield from self.stacks()
+
+
+class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
+    """LFM2's mixer: [b, c, x] = input h; out(c · causal_convolution(b · x)), depthwise, per row.
+
+    `kernel` names an F32 tensor [channels, length]. The state is the last `length - 1` inputs.
+    """
+
+    input: Linear
+    output: Linear
+    kernel: str
+    channels: int
+    length: int
+
+    def linears(self) -> Iterator[Linear]:
+        yield from (self.input, self.output)
+
+    def vectors(self) -> Iterator[str]:
+        yield self.kernel

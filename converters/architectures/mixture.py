@@ -1,0 +1,112 @@
+"""Reading mixtures of experts from a header: `ffn_gate_inp`, `ffn_*_exps`, `ffn_*_shexp`.
+
+Source: llama.cpp's `build_moe_ffn` and the `load_arch_tensors` that feed it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from converters.architectures.decoder import gated_feed_forward
+from converters.architectures.experts import ExpertMatrix, Experts
+from converters.architectures.header import Header
+from converters.architectures.parts import FeedForward, Linear
+from converters.errors import MalformedFile, Unsupported
+
+Gating = Literal["softmax", "sigmoid"]
+# `expert_gating_func` as llama.cpp numbers it; 3 takes the softmax over the chosen ones only.
+GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax"}
+SOFTMAX_OF_CHOSEN = 3
+
+
+def has_experts(header: Header, index: int) -> bool:
+    return header.has_tensor(f"blk.{index}.ffn_gate_inp.weight")
+
+
+def experts(
+    header: Header,
+    index: int,
+    *,
+    is_normalised: bool = True,
+    scale: float = 1.0,
+    gating: Gating = "softmax",
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    limit: float = 0.0,
+) -> Experts:
+    """The experts of one block and, where the tensors are there, the shared expert beside them."""
+    stem, width = f"blk.{index}.ffn", header.width
+    router = header.linear(f"{stem}_gate_inp", columns=width)
+    count, used = router.rows, header.count("expert_used_count")
+    if not 0 < used <= count:
+        raise MalformedFile(f"{header.architecture}.expert_used_count is {used} of {count}")
+    is_fused = header.has_tensor(f"{stem}_gate_up_exps.weight")
+    up = _matrix(header, f"{stem}_{'gate_up' if is_fused else 'up'}_exps", count, columns=width)
+    inner = up.rows // 2 if is_fused else up.rows
+    gate = None
+    if not is_fused:
+        gate = _matrix(header, f"{stem}_gate_exps", count, rows=inner, columns=width)
+    return Experts(
+        count=count,
+        used=used,
+        router=router,
+        gate=gate,
+        up=up,
+        down=_matrix(header, f"{stem}_down_exps", count, rows=width, columns=inner),
+        is_gate_up_fused=is_fused,
+        gating=gating,
+        is_normalised=is_normalised,
+        scale=scale,
+        selection_bias=header.optional_vector(f"blk.{index}.exp_probs_b.bias", count),
+        alpha=alpha,
+        beta=beta,
+        limit=limit,
+        shared=_shared(header, index),
+        shared_gate=_shared_gate(header, index),
+    )
+
+
+def _matrix(
+    header: Header, stem: str, count: int, *, rows: int = 0, columns: int = 0
+) -> ExpertMatrix:
+    shape = header.tensor(f"{stem}.weight").shape
+    if len(shape) != 3 or shape != (count, rows or shape[1], columns or shape[2]):
+        raise MalformedFile(f"tensor '{stem}.weight' has shape {list(shape)} for {count} experts")
+    bias = ""
+    if header.has_tensor(f"{stem}.bias"):
+        bias = f"{stem}.bias"
+        if header.tensor(bias).shape != shape[:2]:
+            raise MalformedFile(f"tensor {bias!r} has another shape than its weight")
+    return ExpertMatrix(weight=f"{stem}.weight", rows=shape[1], columns=shape[2], bias=bias)
+
+
+def _shared(header: Header, index: int) -> FeedForward | None:
+    if not header.has_tensor(f"blk.{index}.ffn_up_shexp.weight"):
+        return None
+    return gated_feed_forward(header, index, suffix="_shexp")
+
+
+def _shared_gate(header: Header, index: int) -> Linear | None:
+    """`ffn_gate_inp_shexp`: a vector [E], which is a matrix of one row."""
+    name = f"blk.{index}.ffn_gate_inp_shexp.weight"
+    if not header.has_tensor(name):
+        return None
+    shape = header.tensor(name).shape
+    if shape not in ((header.width,), (1, header.width)):
+        raise MalformedFile(f"tensor {name!r} has shape {list(shape)}")
+    return Linear(weight=name, rows=1, columns=header.width)
+
+
+def gating_of(header: Header, default: int) -> tuple[Gating, bool]:
+    """(function, whether only the chosen ones share the weights), by `expert_gating_func`."""
+    number = header.count("expert_gating_func", default) or default
+    if number not in GATINGS:
+        raise Unsupported(f"{header.architecture}.expert_gating_func {number} is not supported")
+    return GATINGS[number], number == SOFTMAX_OF_CHOSEN
+
+
+def refuse_expert_groups(header: Header) -> None:
+    """Choosing groups of experts first (DeepSeek V3) has no operator here."""
+    if header.count("expert_group_count", 1) > 1:
+        groups = header.count("expert_group_count", 1)
+        raise Unsupported(f"{header.architecture}: experts in {groups} groups are not supported")

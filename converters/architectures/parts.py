@@ -1,0 +1,53 @@
+"""The smallest parts of a model's description: a matrix, a norm, a feed-forward network. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+
+
+class Linear(msgspec.Struct, frozen=True, kw_only=True):
+    """y = x Wᵀ + b: the weight is [rows, columns] and takes `columns` numbers to `rows`."""
+
+    weight: str
+    rows: int
+    columns: int
+    bias: str = ""
+
+    @property
+    def stem(self) -> str:
+        return self.weight.removesuffix(".weight")
+
+
+class Norm(msgspec.Struct, frozen=True, kw_only=True):
+    """RMSNorm of width `weight`, or with `is_centered` LayerNorm."""
+
+    weight: str
+    bias: str = ""
+    is_centered: bool = False
+
+
+class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
+    """down(activation(gate x) · up x); without `gate` down(activation(up x)).
+
+    `is_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
+    """
+
+    activation: Activation
+    up: Linear
+    down: Linear
+    gate: Linear | None = None
+    is_up_fused: bool = False
+
+    def linears(self) -> Iterator[Linear]:
+        for linear in (self.gate, self.up, self.down):
+            if linear is not None:
+                yield linear
+
+    def tensor_names(self) -> Iterator[str]:
+        for linear in self.linears():
+            yield from (linear.weight, linear.bias)

@@ -1,0 +1,67 @@
+"""fp32 numbers in a model's own type, and what that costs. NumPy has no bfloat16: its bits are kept."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from converters.errors import MalformedFile, Unsupported
+from converters.targets.mlx.forms import Number
+
+Floats = npt.NDArray[np.float32]
+Stored = npt.NDArray[np.float32 | np.float16 | np.uint16]
+
+
+class Errors(msgspec.Struct):
+    """Largest and summed squared distance from the fp32 dequantisation, over `count` weights."""
+
+    largest: float = 0.0
+    squares: float = 0.0
+    count: int = 0
+
+    def add(self, differences: Floats) -> None:
+        flat = differences.reshape(-1)
+        self.count += flat.size
+        self.largest = max(self.largest, float(flat.max(initial=0)), -float(flat.min(initial=0)))
+        self.squares += float(np.dot(flat, flat))
+
+    def add_moments(self, largest: float, squares: float, count: int) -> None:
+        self.largest = max(self.largest, largest)
+        self.squares += squares
+        self.count += count
+
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+def stored(numbers: Floats, number: Number) -> Stored:
+    """Rounded to nearest, ties to even; infinite where the type's range ends."""
+    if number == "F32":
+        return numbers
+    with np.errstate(over="ignore", invalid="ignore"):
+        if number == "F16":
+            return numbers.astype(np.float16)
+        bits = np.ascontiguousarray(numbers).view(np.uint32)
+        half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return ((bits + half) >> np.uint32(16)).astype(np.uint16)
+
+
+def widened(numbers: Stored) -> Floats:
+    """What is stored, as fp32; 16-bit integers are the bits of a bfloat16."""
+    if numbers.dtype == np.uint16:
+        return (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return numbers.astype(np.float32)
+
+
+def check_range(exact: Floats, kept: Floats, name: str, number: Number) -> None:
+    """Raises MalformedFile for what is not finite, Unsupported for what the type cannot hold."""
+    if np.isfinite(kept).all():
+        return
+    if not np.isfinite(exact).all():
+        raise MalformedFile(f"tensor {name!r} holds a number that is not finite")
+    raise Unsupported(f"tensor {name!r} holds a number that is too large for {number}")

@@ -1,0 +1,33 @@
+"""Which module of an mlx-lm model plays which role; the defaults are llama's, which most share."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """Paths without `.weight`; those of a block are relative to it. Empty: there is no such module."""
+
+    embedding: str = "model.embed_tokens"
+    output_norm: str = "model.norm"
+    output: str = "lm_head"
+    block: str = "model.layers.{}"
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    fused: str = "self_attn.qkv_proj"
+    attention_output: str = "self_attn.o_proj"
+    query_norm: str = "self_attn.q_norm"
+    key_norm: str = "self_attn.k_norm"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    fused_up: str = "mlp.gate_up_proj"
+    down: str = "mlp.down_proj"
+    router: str = "mlp.gate"
+    experts: str = "mlp.switch_mlp"
+    shared: str = "mlp.shared_expert"
+    shared_gate: str = "mlp.shared_expert_gate"
+    attention_norm: str = "input_layernorm"
+    post_attention_norm: str = ""
+    feed_forward_norm: str = "post_attention_layernorm"
+    post_feed_forward_norm: str = ""

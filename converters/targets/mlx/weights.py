@@ -1,0 +1,143 @@
+"""Writes `model.safetensors` as a layout says, in row slices: memory is a constant.
+
+Decides nothing but how many rows go at once. What becomes of each weight is measured on the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.artifact import Exactness, TensorRecord
+from converters.targets.mlx.encode import Encoded, encode
+from converters.targets.mlx.floats import Errors, check_range, stored, widened
+from converters.targets.mlx.layout import Layout, Matrix, Vector
+from converters.tensor_reader import TensorReader
+
+# Weights per slice: 16 MiB as fp32.
+SLICE_ELEMENTS = 1 << 22
+
+Numbers = npt.NDArray[np.generic]
+
+
+class WeightsWriter:
+    """Writes to a descriptor that the caller owns; `advance` is told bytes as they are written."""
+
+    def __init__(
+        self, layout: Layout, reader: TensorReader, target: int, advance: Callable[[int], None]
+    ) -> None:
+        self._layout = layout
+        self._reader = reader
+        self._target = target
+        self._advance = advance
+
+    def write(self) -> list[TensorRecord]:
+        """The whole file; gives what became of each tensor. Raises ConversionError, OSError."""
+        os.ftruncate(self._target, self._layout.weights_bytes)
+        self._put(np.frombuffer(self._layout.header, np.uint8), 0)
+        records = [self._write_vector(vector) for vector in self._layout.vectors]
+        records += [self._write_matrix(matrix) for matrix in self._layout.matrices]
+        return [record for record in records if record is not None]
+
+    def _write_vector(self, vector: Vector) -> TensorRecord | None:
+        number = self._layout.number
+        if vector.tensor is None:
+            self._put(stored(np.zeros(vector.length, np.float32), number), vector.array.offset)
+            return None
+        exact = self._reader.floats(vector.tensor, 0, vector.length)
+        exact = exact + np.float32(vector.shift) if vector.shift else exact
+        if vector.head_size:
+            exact = exact[halves_of_pairs(vector.length, vector.head_size)]
+        errors = Errors()
+        numbers = self._rounded(exact, vector.tensor.name, errors)
+        self._put(numbers, vector.array.offset)
+        return _record(vector.tensor.name, vector, number.lower(), errors)
+
+    def _write_matrix(self, matrix: Matrix) -> TensorRecord:
+        errors = Errors()
+        for first, count in _slices(matrix):
+            if matrix.form.mode:
+                self._write_codes(matrix, first, count, errors)
+            else:
+                self._write_floats(matrix, first, count, errors)
+        form = str(matrix.form) if matrix.form.mode else self._layout.number.lower()
+        return _record(matrix.tensor.name, matrix, form, errors)
+
+    def _write_floats(self, matrix: Matrix, first: int, count: int, errors: Errors) -> None:
+        columns = matrix.columns
+        exact = self._reader.floats(matrix.tensor, first * columns, count * columns)
+        exact = exact.reshape(count, columns)[_order(matrix, count)]
+        numbers = self._rounded(exact, matrix.tensor.name, errors)
+        self._put_rows(matrix, "weight", numbers, first)
+
+    def _rounded(self, exact: npt.NDArray[np.float32], name: str, errors: Errors) -> Numbers:
+        numbers = stored(exact, self._layout.number)
+        kept = widened(numbers)
+        check_range(exact, kept, name, self._layout.number)
+        errors.add(kept - exact)
+        return numbers
+
+    def _write_codes(self, matrix: Matrix, first: int, count: int, errors: Errors) -> None:
+        columns = matrix.columns
+        raw = self._reader.blocks(matrix.tensor, first * columns, count * columns)
+        raw = raw.reshape(count, -1)[_order(matrix, count)].reshape(raw.shape)
+        encoded = encode(raw, matrix.tensor, matrix.form, self._layout.number, errors)
+        self._put_encoded(matrix, encoded, first)
+
+    def _put_encoded(self, matrix: Matrix, encoded: Encoded, first: int) -> None:
+        self._put_rows(matrix, "weight", encoded.codes, first)
+        self._put_rows(matrix, "scales", encoded.scales, first)
+        if encoded.biases is not None:
+            self._put_rows(matrix, "biases", encoded.biases, first)
+
+    def _put_rows(self, matrix: Matrix, role: str, values: Numbers, row: int) -> None:
+        array = matrix.arrays[role]
+        self._put(values, array.offset + row * (array.nbytes // matrix.rows))
+
+    def _put(self, values: Numbers, offset: int) -> None:
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        self._advance(len(data))
+        while data:
+            written = os.pwrite(self._target, data, offset)
+            data, offset = data[written:], offset + written
+
+
+def halves_of_pairs(rows: int, head_size: int) -> npt.NDArray[np.intp]:
+    """For each row of heads that rotate (i, i + half), where it is in heads that rotate (2i, 2i+1)."""
+    order = np.arange(rows).reshape(-1, head_size // 2, 2)
+    return order.swapaxes(1, 2).reshape(-1)
+
+
+def _order(matrix: Matrix, rows: int) -> npt.NDArray[np.intp] | slice:
+    return halves_of_pairs(rows, matrix.head_size) if matrix.head_size else slice(None)
+
+
+def _slices(matrix: Matrix) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of about SLICE_ELEMENTS each; whole heads where their rows are turned."""
+    unit = matrix.head_size or 1
+    step = max(1, SLICE_ELEMENTS // (matrix.columns * unit)) * unit
+    for first in range(0, matrix.rows, step):
+        yield first, min(step, matrix.rows - first)
+
+
+def _record(name: str, part: Matrix | Vector, form: str, errors: Errors) -> TensorRecord:
+    assert part.tensor is not None
+    return TensorRecord(
+        name=name,
+        source_type=part.tensor.type_name,
+        shape=part.tensor.shape,
+        exactness=_exactness(part, errors),
+        form=form,
+        max_error=errors.largest,
+        rms_error=errors.rms,
+    )
+
+
+def _exactness(part: Matrix | Vector, errors: Errors) -> Exactness:
+    if not errors.largest:
+        return "exact"
+    is_kept = isinstance(part, Matrix) and part.form.kind in ("codes", "products")
+    return "scale-rounded" if is_kept else "re-encoded"

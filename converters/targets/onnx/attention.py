@@ -1,0 +1,142 @@
+"""Grouped-query attention in a graph, over a KV cache or over a whole padded batch.
+
+GroupQueryAttention rotates, masks and caches. What differs between decoders and encoders is said by
+a `Context`: the inputs that give lengths, and the options of the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from converters.architectures.mixers import Attention
+from converters.architectures.parts import Norm
+from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
+from converters.targets.onnx.linear import linear
+from converters.targets.onnx.parts import Parts, label_of
+
+RopeInputs = dict[str, list[str]]
+
+
+class Cached(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of one block's cache values; all "" without a cache."""
+
+    past_key: str = ""
+    past_value: str = ""
+    present_key: str = ""
+    present_value: str = ""
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of the graph that attention reads: `lengths` i32 [B] (ids minus 1) and `total` i32.
+
+    `cached` makes inputs and outputs for a block's cache of so many heads of a size. `query_factor`
+    [B, S, 1] multiplies queries, "" for none. `bias` gives what is added to the scores.
+    """
+
+    lengths: str
+    total: str
+    ropes: RopeInputs
+    cached: Callable[[int, int, int], Cached]
+    bias: Callable[[Attention], str]
+    query_factor: str = ""
+    is_causal: bool = True
+
+
+def rope_inputs(parts: Parts) -> RopeInputs:
+    """Table name → [cos, sin]; "" → none."""
+    ropes: RopeInputs = {"": ["", ""]}
+    for name, recipe in parts.model.rope.items():
+        suffix = "" if name == "global" else f"_{name}"
+        shape: list[str | int] = ["P", recipe.dimensions // 2]
+        ropes[name] = [
+            parts.graph.input(f"{part}{suffix}", "float32", shape) for part in ("cos", "sin")
+        ]
+    return ropes
+
+
+def grouped_attention(
+    parts: Parts, context: Context, x: str, index: int, attention: Attention
+) -> str:
+    """[B, S, heads · head_size], before the output projection."""
+    projected = _projections(parts, context, x, index, attention)
+    cached = context.cached(index, attention.kv_heads, attention.head_size)
+    inputs = [*projected, cached.past_key, cached.past_value, context.lengths, context.total]
+    inputs += [*context.ropes[attention.rope], "", context.bias(attention)]
+    return attend(
+        parts.graph,
+        [*inputs, parts.vector(attention.sinks)],
+        cached,
+        num_heads=attention.heads,
+        kv_num_heads=attention.kv_heads,
+        scale=attention.scale,
+        **_options(attention, is_causal=context.is_causal),
+    )
+
+
+def attend(graph: GraphBuilder, inputs: list[str], cached: Cached, **options: float) -> str:
+    outputs = [graph.scoped("attn")]
+    if cached.present_key:
+        outputs += [cached.present_key, cached.present_value]
+    return graph.nodes("GroupQueryAttention", inputs, outputs, domain=MICROSOFT, **options)[0]
+
+
+def _options(attention: Attention, *, is_causal: bool) -> dict[str, int | float]:
+    options: dict[str, int | float] = {}
+    if attention.rope:
+        options |= {"do_rotary": 1, "rotary_interleaved": int(attention.interleaved)}
+    if attention.window and is_causal:
+        options["local_window_size"] = attention.window
+    if attention.softcap:
+        options["softcap"] = attention.softcap
+    if not is_causal:
+        options["causal"] = 0
+    return options
+
+
+def _projections(
+    parts: Parts, context: Context, x: str, index: int, attention: Attention
+) -> list[str]:
+    """[query, key, value], or [all three packed, "", ""] where nothing stands between."""
+    packed_name = f"blk.{index}.attn_qkv"
+    if attention.fused or packed_name in parts.layout.matrices:
+        packed = _packed(parts, x, packed_name, attention)
+        if not (attention.query_norm or context.query_factor):
+            return [packed, "", ""]
+        query, key, value = _cut_projections(parts.graph, packed, attention)
+    else:
+        linears = (attention.query, attention.key, attention.value)
+        query, key, value = (parts.linear(x, linear) for linear in linears if linear)
+    query = _head_norm(parts, query, attention.query_norm, attention.heads, attention)
+    key = _head_norm(parts, key, attention.key_norm, attention.kv_heads, attention)
+    if context.query_factor:
+        query = parts.graph.node("Mul", [query, context.query_factor], "q_scaled")
+    return [query, key, value]
+
+
+def _packed(parts: Parts, x: str, name: str, attention: Attention) -> str:
+    if attention.fused:
+        return parts.linear(x, attention.fused)
+    return linear(parts.graph, parts.layout, x, name)
+
+
+def _cut_projections(graph: GraphBuilder, packed: str, attention: Attention) -> list[str]:
+    widths = [attention.heads, attention.kv_heads, attention.kv_heads]
+    lengths = graph.integers(*(width * attention.head_size for width in widths))
+    names = [graph.scoped(part) for part in "qkv"]
+    return graph.nodes("Split", [packed, lengths], names, axis=-1)
+
+
+def _head_norm(parts: Parts, x: str, norm: Norm | None, heads: int, attention: Attention) -> str:
+    """Per head, or over all heads where the norm is as wide as they are together."""
+    if norm is None:
+        return x
+    width = parts.layout.vectors[norm.weight].piece.shape[0]
+    if width == heads * attention.head_size and heads > 1:
+        return parts.norm(x, norm)
+    graph, label = parts.graph, label_of(norm)
+    per_head = graph.integers(0, 0, heads, attention.head_size)
+    cut = graph.node("Reshape", [x, per_head], f"{label}.heads")
+    joined = graph.integers(0, 0, heads * attention.head_size)
+    return graph.node("Reshape", [parts.norm(cut, norm), joined], f"{label}.all")

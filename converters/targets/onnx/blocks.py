@@ -1,0 +1,88 @@
+"""One transformer block in a graph: its mixer, its feed-forward network, and how they join the stream.
+
+`narrowed` is how a decoder keeps only the wanted ids after the last block's mixer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.model import BlockShape
+from converters.targets.onnx.attention import Context, grouped_attention
+from converters.targets.onnx.feed_forward import feed_forward
+from converters.targets.onnx.graph import MICROSOFT
+from converters.targets.onnx.latent_attention import latent_attention
+from converters.targets.onnx.parts import Parts, Stream
+
+Narrow = Callable[[str, str], str]
+
+
+def add_block(
+    parts: Parts,
+    context: Context,
+    stream: Stream,
+    index: int,
+    block: BlockShape,
+    narrowed: Narrow | None = None,
+) -> None:
+    x = parts.stream_norm(stream, block.attention_norm)
+    mixed = _mixed(parts, context, x, index, block)
+    if narrowed:
+        stream.value = narrowed(parts.settled(stream), "residual")
+        mixed = narrowed(mixed, "mixed")
+        x = narrowed(x, "normed") if block.is_parallel else x
+    branch = parts.linear(mixed, block.mixer.output)
+    if block.is_parallel:
+        other = feed_forward(parts, x, index, block.feed_forward)
+        branch = parts.graph.node("Add", [branch, other], "both_branches")
+        parts.add(stream, branch, None, block.residual_scale)
+        return
+    _join_attention(parts, stream, branch, block)
+    x = parts.stream_norm(stream, block.feed_forward_norm)
+    branch = feed_forward(parts, x, index, block.feed_forward)
+    parts.add(stream, branch, block.post_feed_forward_norm, block.residual_scale)
+    if block.after_feed_forward_norm:
+        stream.value = parts.stream_norm(stream, block.after_feed_forward_norm)
+
+
+def _join_attention(parts: Parts, stream: Stream, branch: str, block: BlockShape) -> None:
+    before = parts.settled(stream)
+    parts.add(stream, branch, block.post_attention_norm, block.residual_scale)
+    if block.after_attention_norm:
+        stream.value = parts.stream_norm(stream, block.after_attention_norm)
+    if block.second_after_norm:
+        stream.branch = before
+        stream.value = parts.stream_norm(stream, block.second_after_norm)
+
+
+def _mixed(parts: Parts, context: Context, x: str, index: int, block: BlockShape) -> str:
+    """The mixer's numbers before its output projection."""
+    match block.mixer:
+        case Attention():
+            return grouped_attention(parts, context, x, index, block.mixer)
+        case LatentAttention():
+            return latent_attention(parts, context, x, index, block.mixer)
+        case ShortConvolution():
+            return _short_convolution(parts, x, index, block.mixer)
+
+
+def _short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution) -> str:
+    """C · convolution(b · x); the state is the last length - 1 of b · x, [B, length - 1, E]."""
+    graph = parts.graph
+    names = [graph.scoped(f"conv_{part}") for part in "bcx"]
+    b, c, inner = graph.nodes(
+        "Split", [parts.linear(x, mixer.input)], names, axis=-1, num_outputs=3
+    )
+    product = graph.node("Mul", [b, inner], "conv_in")
+    shape: list[str | int] = ["B", mixer.length - 1, mixer.channels]
+    past = graph.input(f"past_conv.{index}", "float32", shape)
+    present = graph.output(f"present_conv.{index}", "float32", shape)
+    convolved = graph.nodes(
+        "CausalConvWithState",
+        [product, parts.vector(mixer.kernel), "", past],
+        [graph.scoped("convolved"), present],
+        domain=MICROSOFT,
+        channels_last=1,
+    )[0]
+    return graph.node("Mul", [c, convolved], "conv_out")

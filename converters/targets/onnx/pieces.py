@@ -1,0 +1,26 @@
+"""One array in `weights.bin`: what it is called, where it lies, how it is shaped."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ItemType = Literal["uint8", "float16", "float32"]
+ITEM_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """One array in `weights.bin`: `offset` in bytes, C order, little-endian."""
+
+    name: str
+    item: ItemType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        size = ITEM_BYTES[self.item]
+        for dimension in self.shape:
+            size *= dimension
+        return size

@@ -1,0 +1,79 @@
+"""What the files of a create request are: one of them the weights, others what belongs to them.
+
+Files are told apart by what is in them. What this build cannot use is refused by the file's name.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from converters.inspection import Inspection
+from daemon.errors import Internal, Invalid, NotYet
+from daemon.models import manifest as media
+from daemon.models.manifest import Layer, parse_digest
+
+_GGUF_MAGIC = b"GGUF"
+_SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+_LAYER_TYPES = {"model": media.MODEL, "projector": media.PROJECTOR}
+
+
+def is_split_part(file_name: str) -> bool:
+    """Whether it is named as one of several parts of a GGUF."""
+    match = _SPLIT_PART.search(file_name)
+    return match is not None and int(match[2]) > 1
+
+
+def split_refusal(file_name: str) -> str:
+    return f"{file_name} is one part of a split GGUF, which is not supported by this version yet"
+
+
+def named_files(files: dict[str, str] | None) -> list[tuple[str, str]]:
+    """(base name, hex digest) of each, in order. Raises Invalid, NotYet."""
+    if files is None:
+        raise Invalid("neither 'from' or 'files' was specified")
+    if not files:
+        raise Invalid("no files provided to convert")
+    if any(name.endswith(".safetensors") for name in files):
+        raise NotYet("create from safetensors is not supported by this version yet")
+    named = [(path.rsplit("/", 1)[-1], parse_digest(digest)) for path, digest in files.items()]
+    for name, _ in named:
+        if is_split_part(name):
+            raise NotYet(split_refusal(name))
+    return named
+
+
+def file_size(path: pathlib.Path, file_name: str) -> int:
+    """Bytes of an uploaded GGUF. Raises Invalid for another format, Internal when it is not here."""
+    try:
+        with path.open("rb") as file:
+            size, magic = path.stat().st_size, file.read(len(_GGUF_MAGIC))
+    except OSError:
+        raise Internal(f"open {path.name}: no such file or directory") from None
+    if magic != _GGUF_MAGIC:
+        is_named = file_name.endswith(".gguf")
+        raise Invalid("supplied file was not in GGUF format" if is_named else "unknown type")
+    return size
+
+
+def layer_for(file_name: str, digest: str, size: int, inspection: Inspection) -> Layer:
+    """The layer that an inspected file becomes. Raises NotYet by the file's name."""
+    if inspection.kind not in _LAYER_TYPES:
+        kind = inspection.kind
+        raise NotYet(f"create from a {kind} ({file_name}) is not supported by this version yet")
+    parts = inspection.metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise NotYet(split_refusal(file_name))
+    media_type = _LAYER_TYPES[inspection.kind]
+    return Layer(media_type=media_type, digest=f"sha256:{digest}", size=size, source=file_name)
+
+
+def weights_first(layers: list[Layer]) -> list[Layer]:
+    """In the order of manifests. Raises Invalid, NotYet unless exactly one holds weights."""
+    weights = [layer for layer in layers if layer.media_type == media.MODEL]
+    if not weights:
+        raise NotYet("create from a projector alone is not supported by this version yet")
+    if len(weights) > 1:
+        names = ", ".join(layer.source for layer in weights)
+        raise Invalid(f"only one file can hold the model's weights: {names}")
+    return weights + [layer for layer in layers if layer.media_type != media.MODEL]

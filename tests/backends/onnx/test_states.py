@@ -1,0 +1,74 @@
+"""Models with blocks that carry a state instead of keys and values."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from tests.backends.onnx.converted import converted
+from tests.backends.onnx.engine_rig import EXACT, GREEDY, Watch, answer, ask, ids_of, load, run
+
+PROMPT = [3 + (i * 11) % 600 for i in range(90)]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return converted(tmp_path_factory.mktemp("states"), "lfm2")
+
+
+def test_chunks_and_company_change_nothing(artifact: pathlib.Path):
+    whole, _ = answer(load(artifact), ask("a", PROMPT, 20, sampling=EXACT))
+    engine = load(artifact)
+    assert engine._rows.states
+    engine._pace.chunk = lambda left, **_: min(left, 30)  # type: ignore[method-assign]
+    wanted = {f"r{n}": ask(f"r{n}", PROMPT[n:], 20, sampling=EXACT) for n in range(4)}
+    for one in wanted.values():
+        engine.add(one)
+    events = run(engine)
+    assert ids_of(events["r0"]) == whole
+    for name, one in wanted.items():
+        assert ids_of(events[name]) == answer(load(artifact), one)[0]
+
+
+def test_a_conversation_goes_on_but_a_shared_beginning_is_no_use(artifact: pathlib.Path):
+    engine = load(artifact)
+    said, _ = answer(engine, ask("a", PROMPT, 10))
+    follow_up = [*PROMPT, *said, 7, 8, 9]
+    assert answer(engine, ask("b", PROMPT, 10))[1].cached_tokens == 0
+    found, usage = answer(engine, ask("c", follow_up, 10))
+    assert usage.cached_tokens == len(PROMPT) + len(said) - 1
+    assert found == answer(load(artifact), ask("c", follow_up, 10))[0]
+    assert answer(engine, ask("d", [*PROMPT, 5, 6], 10))[1].cached_tokens == 0
+
+
+def test_nothing_is_guessed_because_nothing_can_be_taken_back(artifact: pathlib.Path):
+    engine = load(artifact)
+    watch = Watch(engine)
+    answer(engine, ask("a", [5, 6, 7, 8] * 20, 60, sampling=GREEDY))
+    assert {ids for _, ids in watch.shapes[1:]} == {1}
+
+
+def test_a_full_context_begins_anew_with_what_is_left(artifact: pathlib.Path):
+    engine = load(artifact)
+    fields = {"context_length": 100, "end_ids": frozenset(), "shift": True, "keep_length": 10}
+    found, usage = answer(engine, ask("a", PROMPT, 40, sampling=EXACT, **fields))
+    assert usage.dropped_tokens == 45
+    held = [*PROMPT, *found[:10]]
+    del held[10:55]
+    cold, _ = answer(load(artifact), ask("b", held, 30, sampling=EXACT, end_ids=frozenset()))
+    assert found[10:40] == cold
+
+
+def test_rows_that_move_take_their_states_along(artifact: pathlib.Path):
+    lengths = {"r0": 3, "r1": 40, "r2": 3, "r3": 40}
+    wanted = {
+        name: ask(name, PROMPT[place:], count, sampling=EXACT, end_ids=frozenset())
+        for place, (name, count) in enumerate(lengths.items())
+    }
+    engine = load(artifact)
+    for one in wanted.values():
+        engine.add(one)
+    events = run(engine)
+    for name, one in wanted.items():
+        assert ids_of(events[name]) == answer(load(artifact), one)[0]

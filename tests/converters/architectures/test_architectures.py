@@ -1,0 +1,118 @@
+"""Every architecture from headers alone: all tensors find a place, and nothing odd gets through.
+
+What the numbers come to is the matter of tests/parity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from converters.architectures.registry import ARCHITECTURES
+from converters.errors import ConversionError, Unsupported
+from converters.gguf import GgufFile, Value
+from converters.plan import plan
+from converters.targets.onnx.layout import Layout
+from tests.converters.random_headers import random_header
+from tests.models.random_architectures import ARCHITECTURES as RANDOM_ARCHITECTURES
+from tests.models.random_architectures import ENCODERS
+
+NAMES = sorted(RANDOM_ARCHITECTURES)
+# Experts behind a sigmoid have no operator in floats.
+CODED_ONLY = "deepseek2-sigmoid"
+OPTIONAL = re.compile(
+    r"\.bias$|^output\.|rope_freqs|^token_types|^dense_|^cls\.|gate_inp_shexp|_q_norm|_k_norm"
+)
+STRANGE: tuple[Value, ...] = (
+    *(-1, 0, 1, 3, 1 << 31, (1 << 64) - 1, True, "", "yarn", []),
+    *(0.0, 5e-324, 3.4e38, float("inf"), float("nan")),
+    *(np.array([], np.uint8), np.array([1, 2], np.int64), np.array([0.5, float("nan")])),
+)
+
+
+def type_of(architecture: str) -> str:
+    return "Q8_0" if architecture == CODED_ONLY else "F32"
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_every_tensor_has_its_place(architecture: str):
+    header = random_header(architecture, type_of(architecture))
+    planned = plan(header, "onnx-cpu")
+    assert planned.skipped == ()
+    layout = planned.layout
+    placed = [
+        source.tensor.name for matrix in layout.matrices.values() for source in matrix.sources
+    ]
+    assert set(placed) <= {tensor.name for tensor in header.tensors}
+    assert bool(planned.model.encoder) == (architecture in ENCODERS)
+    assert (planned.kv_bytes_per_token > 0) == (architecture not in ENCODERS)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_a_missing_tensor_is_refused(architecture: str):
+    """Unless the architecture is known without it: biases, a tied head, frequency factors …"""
+    header = random_header(architecture, type_of(architecture))
+    for tensor in header.tensors:
+        if OPTIONAL.search(tensor.name):
+            continue
+        rest = tuple(other for other in header.tensors if other is not tensor)
+        with pytest.raises(ConversionError):
+            plan(replace(header, tensors=rest), "onnx-cpu")
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_odd_shapes_give_conversion_errors_only(architecture: str):
+    header = random_header(architecture, type_of(architecture))
+    for place, tensor in enumerate(header.tensors):
+        for shape in ((1,), (256,), (3, 256), (256, 3), (2, 3, 256), (1 << 31, 1 << 31)):
+            odd = replace(tensor, shape=shape)
+            tensors = (*header.tensors[:place], odd, *header.tensors[place + 1 :])
+            with contextlib.suppress(ConversionError):
+                plan(replace(header, tensors=tensors), "onnx-cpu")
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_strange_metadata_gives_conversion_errors_only(architecture: str):
+    header = random_header(architecture, type_of(architecture))
+    prefix = f"{header.architecture}."
+    for key in [key for key in header.metadata if key.startswith(prefix)]:
+        for value in STRANGE:
+            with contextlib.suppress(ConversionError):
+                plan(changed(header, {key: value}), "onnx-cpu")
+
+
+def changed(header: GgufFile, metadata: dict[str, Value]) -> GgufFile:
+    return replace(header, metadata=header.metadata | metadata)
+
+
+def test_each_is_tried_by_a_random_model():
+    assert {spec.name for spec in RANDOM_ARCHITECTURES.values()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "metadata", "message"),
+    [
+        ("deepseek2", {"deepseek2.expert_group_count": 4}, "4 groups"),
+        ("deepseek2", {"deepseek2.expert_gating_func": 9}, "expert_gating_func 9"),
+        ("glm4", {"glm4.rope.dimension_sections": np.array([1, 2])}, "dimension_sections"),
+        ("nomic-bert", {"nomic-bert.moe_every_n_layers": 2}, "experts"),
+        ("bert", {"bert.pooling_type": 7}, "pooling_type 7"),
+        ("llama", {"llama.attention.causal": False}, "no pooling"),
+    ],
+)
+def test_what_is_not_carried_is_refused_by_name(
+    architecture: str, metadata: dict[str, Value], message: str
+):
+    with pytest.raises(Unsupported, match=message):
+        plan(changed(random_header(architecture), metadata), "onnx-cpu")
+
+
+def test_float_experts_behind_a_sigmoid_are_refused():
+    with pytest.raises(Unsupported, match=r"blk\.1\.ffn_gate_exps.*sigmoid"):
+        plan(random_header(CODED_ONLY), "onnx-cpu")
+    with pytest.raises(Unsupported, match="sigmoid"):
+        plan(random_header(CODED_ONLY, "Q8_0"), "onnx-cpu", precise=True)

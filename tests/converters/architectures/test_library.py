@@ -1,0 +1,94 @@
+"""Files as Ollama's library has them are planned as the ones they were made from."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from converters.architectures.library import library_form
+from converters.architectures.registry import describe
+from converters.gguf import GgufFile, Value
+from tests.converters.random_headers import random_header
+from tests.models.random_architectures import ARCHITECTURES
+
+
+def published(
+    header: GgufFile, old: str, new: str, names: dict[str, str], keys: dict[str, str] | None = None
+) -> GgufFile:
+    """The header with architecture `old` called `new`, and parts of names and keys replaced."""
+
+    def told(text: str, words: dict[str, str]) -> str:
+        for word, other in words.items():
+            text = text.replace(word, other)
+        return text
+
+    metadata: dict[str, Value] = {
+        told(key.replace(f"{old}.", f"{new}."), keys or {}): value
+        for key, value in header.metadata.items()
+    }
+    tensors = tuple(replace(each, name=told(each.name, names)) for each in header.tensors)
+    return replace(header, metadata=metadata | {"general.architecture": new}, tensors=tensors)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_files_of_llama_cpp_are_left_as_they_are(architecture: str):
+    header = random_header(architecture)
+    assert library_form(header) is header
+
+
+def test_gpt_oss():
+    header = random_header("gpt-oss")
+    names = {
+        "attn_output": "attn_out",
+        "attn_sinks.weight": "attn_sinks",
+        "post_attention_norm": "ffn_norm",
+    }
+    found = library_form(published(header, "gpt-oss", "gptoss", names))
+    assert describe(found) == describe(header)
+    assert found.metadata["tokenizer.ggml.pre"] == "gpt-4o"
+
+
+def test_gemma3():
+    header = random_header("gemma3")
+    keys = {"rope.freq_base": "rope.global.freq_base", "layer_norm_rms_epsilon": "unknown"}
+    metadata = {"gemma3.rope.local.freq_base": 20000.0, "gemma3.context_length": 131072}
+    foreign = published(header, "gemma3", "gemma3", {}, keys)
+    for key in ("gemma3.rope.scaling.type", "gemma3.rope.scaling.factor"):
+        del foreign.metadata[key]
+    found = describe(library_form(replace(foreign, metadata=foreign.metadata | metadata)))
+    assert found.epsilon == 1e-6
+    assert found.rope["global"] == describe(header).rope["global"]
+    assert found.rope["local"].base == 20000.0
+
+
+def test_embedding_gemma():
+    header = random_header("gemma-embedding")
+    names = {"dense_2": "dense.0", "dense_3": "dense.1", "output_norm": "norm"}
+    found = library_form(published(header, "gemma-embedding", "gemma3", names))
+    described = describe(found)
+    assert described.encoder == describe(header).encoder
+    assert not described.encoder or not described.encoder.is_causal
+    # The published pattern is not this model's; llama.cpp's own holds.
+    assert [each.mixer.window for each in described.blocks] == [16, 16]  # pyright: ignore
+
+
+def test_mistral3():
+    header = random_header("mistral3")
+    keys = {
+        "attention.temperature_scale": "rope.scaling_beta",
+        "yarn_log_multiplier": "mscale_all_dim",
+    }
+    found = library_form(published(header, "mistral3", "mistral3", {}, keys))
+    assert describe(found) == describe(header)
+    assert found.metadata["tokenizer.ggml.pre"] == "tekken"
+
+
+def test_olmo3():
+    header = random_header("olmo3")
+    assert describe(library_form(published(header, "olmo2", "olmo3", {}))) == describe(header)
+
+
+def test_twice_is_as_once():
+    header = published(random_header("gpt-oss"), "gpt-oss", "gptoss", {})
+    once = library_form(header)
+    assert library_form(once) == once

@@ -1,0 +1,244 @@
+"""Test architectures with experts. Their routers are spread, so that rounding flips no choice."""
+
+from collections.abc import Iterator
+
+from tests.models.random_decoders import qwen3_weights
+from tests.models.random_parts import (
+    Architecture,
+    Shape,
+    Value,
+    Weight,
+    attention,
+    bias,
+    embedding_and_head,
+    gated_feed_forward,
+    matrix,
+    norm,
+)
+
+EXPERTS, USED = 8, 2
+ROUTER_GAIN = 6.0
+LATENT, NOPE, ROPE, VALUE, RANK = 64, 32, 32, 32, 64
+
+
+def router(prefix: str, shape: Shape) -> Weight:
+    wide = matrix(f"{prefix}ffn_gate_inp.weight", EXPERTS, shape.embedding, ROUTER_GAIN)
+    return Weight(wide.name, wide.shape, wide.std, is_matrix=False)
+
+
+def experts(prefix: str, shape: Shape, *, has_bias: bool = False) -> Iterator[Weight]:
+    """The router and three stacks of matrices, half as wide as a dense network."""
+    inner, width = shape.feed_forward // 2, shape.embedding
+    yield router(prefix, shape)
+    for name, rows, columns in (
+        ("gate", inner, width),
+        ("up", inner, width),
+        ("down", width, inner),
+    ):
+        stem = f"{prefix}ffn_{name}_exps"
+        yield Weight(f"{stem}.weight", (EXPERTS, rows, columns), columns**-0.5)
+        if has_bias:
+            yield Weight(f"{stem}.bias", (EXPERTS, rows), 0.3, is_matrix=False)
+    if has_bias:
+        yield bias(f"{prefix}ffn_gate_inp.bias", EXPERTS)
+
+
+def shared_expert(prefix: str, shape: Shape) -> Iterator[Weight]:
+    inner = shape.feed_forward // 2
+    yield matrix(f"{prefix}ffn_gate_shexp.weight", inner, shape.embedding)
+    yield matrix(f"{prefix}ffn_up_shexp.weight", inner, shape.embedding)
+    yield matrix(f"{prefix}ffn_down_shexp.weight", shape.embedding, inner)
+
+
+def mixture_weights(shape: Shape, *, has_bias: bool = False) -> Iterator[Weight]:
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        yield from attention(prefix, shape, has_bias=has_bias)
+        yield norm(f"{prefix}ffn_norm.weight", shape.embedding)
+        yield from experts(prefix, shape)
+
+
+def qwen2moe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from mixture_weights(shape, has_bias=True)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield from shared_expert(prefix, shape)
+        gate = (shape.embedding,)
+        yield Weight(f"{prefix}ffn_gate_inp_shexp.weight", gate, 0.1, is_matrix=False)
+
+
+def qwen3moe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from (weight for weight in qwen3_weights(shape) if ".ffn_" not in weight.name)
+    for index in range(shape.blocks):
+        yield norm(f"blk.{index}.ffn_norm.weight", shape.embedding)
+        yield from experts(f"blk.{index}.", shape)
+
+
+def granitemoe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from mixture_weights(shape)
+    for index in range(shape.blocks):
+        yield from shared_expert(f"blk.{index}.", shape)
+
+
+def gpt_oss_weights(shape: Shape) -> Iterator[Weight]:
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        yield from attention(prefix, shape, has_bias=True, has_output_bias=True)
+        yield Weight(f"{prefix}attn_sinks.weight", (shape.heads,), 1.0, is_matrix=False)
+        yield norm(f"{prefix}post_attention_norm.weight", shape.embedding)
+        yield from experts(prefix, shape, has_bias=True)
+
+
+def latent_attention(prefix: str, shape: Shape, *, is_joint: bool) -> Iterator[Weight]:
+    width, heads = shape.embedding, shape.heads
+    yield matrix(f"{prefix}attn_kv_a_mqa.weight", LATENT + ROPE, width)
+    yield norm(f"{prefix}attn_kv_a_norm.weight", LATENT)
+    if is_joint:
+        yield matrix(f"{prefix}attn_kv_b.weight", heads * (NOPE + VALUE), LATENT)
+    else:
+        yield Weight(f"{prefix}attn_k_b.weight", (heads, LATENT, NOPE), LATENT**-0.5)
+        yield Weight(f"{prefix}attn_v_b.weight", (heads, VALUE, LATENT), LATENT**-0.5)
+    yield matrix(f"{prefix}attn_output.weight", width, heads * VALUE)
+
+
+def low_rank_query(prefix: str, shape: Shape) -> Iterator[Weight]:
+    yield matrix(f"{prefix}attn_q_a.weight", RANK, shape.embedding)
+    yield norm(f"{prefix}attn_q_a_norm.weight", RANK)
+    yield matrix(f"{prefix}attn_q_b.weight", shape.heads * (NOPE + ROPE), RANK, 1.3)
+
+
+def deepseek2_weights(
+    shape: Shape, *, is_lite: bool = False, is_joint: bool = False
+) -> Iterator[Weight]:
+    """The first block is dense. The lite model has one matrix for its queries."""
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        if is_lite:
+            rows = shape.heads * (NOPE + ROPE)
+            yield matrix(f"{prefix}attn_q.weight", rows, shape.embedding, 1.3)
+        else:
+            yield from low_rank_query(prefix, shape)
+        yield from latent_attention(prefix, shape, is_joint=is_joint)
+        yield norm(f"{prefix}ffn_norm.weight", shape.embedding)
+        if index == 0:
+            yield from gated_feed_forward(prefix, shape)
+        else:
+            yield from experts(prefix, shape)
+            yield from shared_expert(prefix, shape)
+
+
+def lite_weights(shape: Shape) -> Iterator[Weight]:
+    yield from deepseek2_weights(shape, is_lite=True)
+
+
+def joint_weights(shape: Shape) -> Iterator[Weight]:
+    yield from deepseek2_weights(shape, is_joint=True)
+
+
+def sigmoid_weights(shape: Shape) -> Iterator[Weight]:
+    """Routed as DeepSeek V3 is, without its groups."""
+    yield from deepseek2_weights(shape)
+    for index in range(1, shape.blocks):
+        yield bias(f"blk.{index}.exp_probs_b.bias", EXPERTS, 0.2)
+
+
+def expert_metadata(shape: Shape) -> dict[str, Value]:
+    inner = shape.feed_forward // 2
+    return {
+        "expert_count": EXPERTS,
+        "expert_used_count": USED,
+        "expert_feed_forward_length": inner,
+        "expert_shared_feed_forward_length": inner,
+    }
+
+
+def deepseek2_metadata(shape: Shape, *, is_joint: bool = False) -> dict[str, Value]:
+    sizes: dict[str, Value] = {
+        "attention.head_count_kv": 1,
+        "attention.key_length": LATENT + ROPE,
+        "attention.value_length": LATENT,
+        "attention.key_length_mla": NOPE + ROPE,
+        "attention.value_length_mla": VALUE,
+    }
+    if is_joint:
+        sizes = {
+            "attention.head_count_kv": shape.heads,
+            "attention.key_length": NOPE + ROPE,
+            "attention.value_length": VALUE,
+        }
+    return {
+        **expert_metadata(shape),
+        **sizes,
+        "attention.kv_lora_rank": LATENT,
+        "attention.q_lora_rank": RANK,
+        "rope.dimension_count": ROPE,
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+        "expert_weights_scale": 1.5,
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 40.0,
+        "rope.scaling.original_context_length": 64,
+        "rope.scaling.yarn_log_multiplier": 0.0707,
+    }
+
+
+MIXTURES: dict[str, Architecture] = {
+    # llama.cpp takes the width of the experts from the dense one here.
+    "mixtral": Architecture(
+        "llama",
+        mixture_weights,
+        lambda shape: {
+            **expert_metadata(shape),
+            "feed_forward_length": shape.feed_forward // 2,
+        },
+    ),
+    "qwen2moe": Architecture("qwen2moe", qwen2moe_weights, expert_metadata),
+    "qwen3moe": Architecture("qwen3moe", qwen3moe_weights, expert_metadata, head_size=64),
+    "granitemoe": Architecture(
+        "granitemoe",
+        granitemoe_weights,
+        lambda shape: {
+            **expert_metadata(shape),
+            "feed_forward_length": shape.feed_forward // 2,
+            "attention.scale": 0.08,
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 0.5,
+        },
+    ),
+    "gpt-oss": Architecture(
+        "gpt-oss",
+        gpt_oss_weights,
+        lambda shape: {
+            **expert_metadata(shape),
+            "attention.sliding_window": 16,
+            "rope.freq_base": 150000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 4096,
+        },
+    ),
+    "deepseek2": Architecture("deepseek2", deepseek2_weights, deepseek2_metadata),
+    # llama.cpp knows the lite model by its 26 or 27 blocks.
+    "deepseek2-lite": Architecture("deepseek2", lite_weights, deepseek2_metadata),
+    "deepseek2-joint": Architecture(
+        "deepseek2",
+        joint_weights,
+        lambda shape: deepseek2_metadata(shape, is_joint=True),
+    ),
+    "deepseek2-sigmoid": Architecture(
+        "deepseek2",
+        sigmoid_weights,
+        lambda shape: {
+            **deepseek2_metadata(shape),
+            "expert_gating_func": 2,
+            "expert_weights_norm": True,
+        },
+    ),
+}
