@@ -14,7 +14,7 @@ from typing import BinaryIO
 import msgspec
 
 from converters.architectures.library import library_form
-from converters.architectures.mixers import ShortConvolution
+from converters.architectures.mixers import Attention, LatentAttention
 from converters.architectures.rope import rope_table
 from converters.artifact import (
     ARTIFACT_FILE,
@@ -106,8 +106,8 @@ def _describe(
 ) -> Artifact:
     model, planned, tokenizer = job.plan.model, job.plan, job.tokenizer
     mixers = [block.mixer for block in model.blocks]
-    first = next(each for each in mixers if not isinstance(each, ShortConvolution))
-    kv_heads = tuple(0 if isinstance(each, ShortConvolution) else each.kv_heads for each in mixers)
+    first = next(each for each in mixers if isinstance(each, Attention | LatentAttention))
+    kv_heads = tuple(each.kv_heads for each in mixers)
     return Artifact(
         format=ARTIFACT_FORMAT,
         converter=CONVERTER_VERSION,

@@ -12,7 +12,6 @@ import re
 import msgspec
 
 from converters.architectures.library import library_form
-from converters.architectures.mixers import ShortConvolution
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
@@ -63,8 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if self.model.encoder:
             return 0
         mixers = [block.mixer for block in self.model.blocks]
-        caching = [each for each in mixers if not isinstance(each, ShortConvolution)]
-        numbers = sum(2 * each.kv_heads * each.head_size for each in caching)
+        numbers = sum(2 * each.kv_heads * each.head_size for each in mixers)
         is_half = isinstance(self.layout, MlxLayout) and self.layout.number != "F32"
         return numbers * (2 if is_half else 4)
 
@@ -120,7 +118,7 @@ def assess(file: GgufFile) -> tuple[dict[str, str], dict[str, int]]:
 def _check_head_sizes(model: ModelShape) -> None:
     """The artifact states one head size for all blocks."""
     mixers = [block.mixer for block in model.blocks]
-    sizes = {each.head_size for each in mixers if not isinstance(each, ShortConvolution)}
+    sizes = {each.head_size for each in mixers if each.kv_heads}
     if len(sizes) > 1:
         raise Unsupported(f"{model.architecture}: heads of {sorted(sizes)} in one model")
 

@@ -127,7 +127,10 @@ class ScriptedEngine:
         ids = list(recital.pieces.popleft().encode()) if recital.pieces else [EOS_ID]
         events: list[TokenEvent] = []
         for token_id in ids:
-            events += self._say(generation, token_id)
+            try:
+                events += self._say(generation, token_id)
+            except EngineError as error:
+                events.append(generation.fail(error.code, str(error)))
             if generation.has_ended:
                 self._active.remove(recital)
                 break
@@ -144,7 +147,10 @@ class ScriptedEngine:
             constraint.accept(token_id)
         wanted = generation.request.top_logprobs
         top = ((token_id, 0.0),) if wanted > 0 else ()
-        return generation.accept(token_id, 0.0 if wanted >= 0 else None, top)
+        events = generation.accept(token_id, 0.0 if wanted >= 0 else None, top)
+        if generation.is_shifted:  # a script needs no context: there is nothing to feed anew
+            generation.is_shifted, generation.prefilled = False, generation.prompt_length
+        return events
 
     def cancel(self, request_id: str) -> None:
         generation = self._drop(request_id)

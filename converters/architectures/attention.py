@@ -28,6 +28,7 @@ def grouped_attention(
     is_norm_centered: bool = False,
     has_sinks: bool = False,
     alibi_bias: float = 0.0,
+    has_output_gate: bool = False,
 ) -> Attention:
     """`blk.<index>.attn_{q,k,v}` or `attn_qkv`, and `attn_output`; `scale` 0 is 1/√head_size.
 
@@ -35,7 +36,10 @@ def grouped_attention(
     """
     stem = f"blk.{index}.attn"
     heads = header.counts("attention.head_count", index + 1)[index]
-    shapes = _projections(header, stem, index, heads, is_rotated=bool(rope))
+    query_parts = 2 if has_output_gate else 1
+    shapes = _projections(
+        header, stem, index, heads, is_rotated=bool(rope), query_parts=query_parts
+    )
     head_size, kv_heads = shapes.head_size, shapes.kv_heads
     widths = (head_size, heads * head_size), (head_size, kv_heads * head_size)
     norms: list[Norm | None] = [None, None]
@@ -62,6 +66,7 @@ def grouped_attention(
         softcap=softcap,
         sinks=header.vector(f"{stem}_sinks.weight", heads) if has_sinks else "",
         alibi_bias=alibi_bias,
+        has_output_gate=has_output_gate,
     )
 
 
@@ -78,12 +83,14 @@ class _Projections:
 
 
 def _projections(
-    header: Header, stem: str, index: int, heads: int, *, is_rotated: bool
+    header: Header, stem: str, index: int, heads: int, *, is_rotated: bool, query_parts: int
 ) -> _Projections:
-    if header.has_tensor(f"{stem}_qkv.weight"):
+    """A query of two parts is never in one matrix with the rest."""
+    if header.has_tensor(f"{stem}_qkv.weight") and query_parts == 1:
         return _fused(header, stem, index, heads, is_rotated=is_rotated)
     query = header.linear(f"{stem}_q", columns=header.width)
-    head_size = checked_head_size(header, f"{stem}_q", query.rows, heads, is_rotated=is_rotated)
+    parts = heads * query_parts
+    head_size = checked_head_size(header, f"{stem}_q", query.rows, parts, is_rotated=is_rotated)
     key = header.linear(f"{stem}_k", columns=header.width)
     kv_heads, rest = divmod(key.rows, head_size)
     if rest or not kv_heads or heads % kv_heads:

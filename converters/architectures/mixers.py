@@ -15,7 +15,9 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     `rope` names a recipe of the model, empty for none. `interleaved` pairs (2i, 2i+1), llama.cpp's
     NORM; otherwise (i, i + dimensions/2), its NEOX. `window` 0 sees everything, W the last W ids
     with its own; in a bidirectional model the ids at most W/2 away. `alibi_bias` m > 0: slopes from
-    2^(-8/heads) on with m = 8. Query and key norms are [head_size] wide, or the projection wide.
+    2^(-8/heads) on with m = 8. Query and key norms are [head_size] Query and key norms are [head_size] wide, or the projection wide.
+    `has_output_gate`: each head's rows of `query` are [q; gate], and what is attended is multiplied
+    by sigmoid(gate).
     """
 
     heads: int
@@ -27,6 +29,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     key: Linear | None = None
     value: Linear | None = None
     fused: Linear | None = None
+    has_output_gate: bool = False
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     rope: str = "global"
@@ -104,6 +107,49 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True):
         yield from self.stacks()
 
 
+class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
+    """Qwen 3.5's linear attention: one matrix a head is all that a row remembers.
+
+    [q, k, v] = silu(causal_convolution(mixed h)), q and k of `key_heads` and v of `value_heads`
+    heads of `size` numbers, q and k divided by their lengths; value head i reads key head i modulo
+    `key_heads`. The state S [size, size] becomes e^g S + β k (v - kᵀ e^g S), g = decay ·
+    softplus(alpha h + time_bias), β = sigmoid(beta h); out(norm(qᵀS / √size) · silu(gate h)).
+    """
+
+    key_heads: int
+    value_heads: int
+    size: int
+    mixed: Linear
+    gate: Linear
+    alpha: Linear
+    beta: Linear
+    output: Linear
+    kernel: str
+    length: int
+    decay: str
+    time_bias: str
+    norm: Norm
+
+    @property
+    def channels(self) -> int:
+        """Numbers that are convolved: q, k and v."""
+        return (2 * self.key_heads + self.value_heads) * self.size
+
+    @property
+    def kv_heads(self) -> int:
+        return 0
+
+    @property
+    def head_size(self) -> int:
+        return 0
+
+    def linears(self) -> Iterator[Linear]:
+        yield from (self.mixed, self.gate, self.alpha, self.beta, self.output)
+
+    def vectors(self) -> Iterator[str]:
+        yield from (self.kernel, self.decay, self.time_bias, self.norm.weight)
+
+
 class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
     """LFM2's mixer: [b, c, x] = input h; out(c · causal_convolution(b · x)), depthwise, per row.
 
@@ -115,6 +161,14 @@ class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     channels: int
     length: int
+
+    @property
+    def kv_heads(self) -> int:
+        return 0
+
+    @property
+    def head_size(self) -> int:
+        return 0
 
     def linears(self) -> Iterator[Linear]:
         yield from (self.input, self.output)

@@ -13,10 +13,15 @@ from typing import Literal
 import msgspec
 
 from converters.architectures.experts import Experts
-from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.mixers import (
+    Attention,
+    GatedDeltaNet,
+    LatentAttention,
+    ShortConvolution,
+)
 from converters.architectures.parts import FeedForward, Linear, Norm
 
-Mixer = Attention | LatentAttention | ShortConvolution
+Mixer = Attention | LatentAttention | ShortConvolution | GatedDeltaNet
 Pooling = Literal["", "mean", "cls", "last", "rank"]
 
 

@@ -26,6 +26,7 @@ from converters.architectures import (
     qwen2moe,
     qwen3,
     qwen3moe,
+    qwen35,
     smollm3,
     starcoder2,
 )
@@ -58,6 +59,8 @@ ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
     "qwen2": qwen2.describe,
     "qwen2moe": qwen2moe.describe,
     "qwen3": qwen3.describe,
+    "qwen35": qwen35.describe,
+    "qwen35moe": qwen35.describe,
     "qwen3moe": qwen3moe.describe,
     "smollm3": smollm3.describe,
     "starcoder2": starcoder2.describe,

@@ -6,7 +6,8 @@ import argparse
 
 _EPILOG = """\
 Environment: HEARTH_HOST (where to serve, or which daemon to ask), HEARTH_HOME (state),
-HEARTH_MODELS (the shelf), HEARTH_ARTIFACTS (converted models), HEARTH_BACKEND.
+HEARTH_MODELS (the shelf), HEARTH_ARTIFACTS (converted models), HEARTH_BACKEND,
+HEARTH_FOREIGN (folders of other programs to show: FOLDER:FOLDER, or auto).
 The OLLAMA_* variables are read where no Hearth value is set.
 """
 

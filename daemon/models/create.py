@@ -143,6 +143,8 @@ class Creator:
         name = parse_name(asked)
         if is_cloud_reference(asked) or self._store.find(name) is not None:
             return
+        if self._foreign is not None:
+            await self._foreign.look_for(name)
         if self._foreign is not None and self._foreign.find(name) is not None:
             async with contextlib.aclosing(self._take_in(await self._source(asked))) as steps:
                 async for step in steps:

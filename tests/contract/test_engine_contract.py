@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,94 +10,24 @@ from backends.types import (
     Engine,
     EngineError,
     Failed,
-    Finished,
     GenerateRequest,
-    Load,
     Prefilled,
     Sampled,
     Sampling,
     TokenEvent,
 )
-from tests.contract.backends_under_test import BACKENDS, UnderTest
-
-ROWS, CONTEXT = 3, 400
-LONG_PROMPT = tuple(20 + i % 200 for i in range(300))
-
-
-@pytest.fixture(params=sorted(BACKENDS), scope="module")
-def under_test(request: pytest.FixtureRequest) -> UnderTest:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture(scope="module")
-def artifact(under_test: UnderTest, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    under_test.write(folder)
-    return folder
-
-
-@pytest.fixture
-def engine(under_test: UnderTest, artifact: pathlib.Path) -> Iterator[Engine]:
-    load = Load(
-        request_id="load", backend=under_test.backend.name, artifact=str(artifact), rows=ROWS,
-        context_length=CONTEXT, threads=1,
-    )  # fmt: skip
-    engine = under_test.backend.load(load)
-    yield engine
-    engine.close()
-
-
-def request(
-    request_id: str,
-    prompt: tuple[int, ...] = (104, 105, 33),
-    max_tokens: int = 12,
-    **fields,
-) -> GenerateRequest:
-    fields.setdefault("sampling", Sampling(temperature=0.9, seed=11))
-    return GenerateRequest(
-        request_id=request_id, prompt_ids=prompt, max_tokens=max_tokens, **fields
-    )
-
-
-def run(engine: Engine, limit: int = 3000) -> dict[str, list[TokenEvent]]:
-    """Steps until there is nothing left to do; events by request."""
-    events: dict[str, list[TokenEvent]] = {}
-    for _ in range(limit):
-        if not engine.has_work():
-            return events
-        for event in engine.step():
-            events.setdefault(event.request_id, []).append(event)
-    raise AssertionError("the engine never came to an end")
-
-
-def step_until(engine: Engine, kind: type, request_id: str) -> list[TokenEvent]:
-    seen: list[TokenEvent] = []
-    for _ in range(3000):
-        seen += engine.step()
-        if any(isinstance(event, kind) and event.request_id == request_id for event in seen):
-            return seen
-    raise AssertionError(f"no {kind.__name__} for {request_id}")
-
-
-def sampled(events: list[TokenEvent]) -> list[int]:
-    return [event.token_id for event in events if isinstance(event, Sampled)]
-
-
-def check_order(events: list[TokenEvent]) -> Finished | Failed:
-    """Prefilled* Sampled* and then exactly one end; returns the end."""
-    ranks = {Prefilled: 0, Sampled: 1, Finished: 2, Failed: 2}
-    order = [ranks[type(event)] for event in events]
-    assert order == sorted(order)
-    assert order.count(2) == 1
-    end = events[-1]
-    assert isinstance(end, Finished | Failed)
-    return end
-
-
-def finish(events: list[TokenEvent]) -> Finished:
-    end = check_order(events)
-    assert isinstance(end, Finished), end
-    return end
+from tests.contract.backends_under_test import UnderTest
+from tests.contract.stepping import (
+    CONTEXT,
+    LONG_PROMPT,
+    ROWS,
+    check_order,
+    finish,
+    request,
+    run,
+    sampled,
+    step_until,
+)
 
 
 def test_event_order_and_usage(engine: Engine):
@@ -279,6 +207,37 @@ def test_logprobs(engine: Engine):
         assert event.logprob <= 0
         assert [logprob >= event.logprob for _, logprob in event.top] == [True] * len(event.top)
     assert [len(e.top) for e in by_name["some"]] == [1] * 3
+
+
+class OnlyThese:
+    """Allows one of `ids` each time; after `ends_after` ids the end id alone."""
+
+    def __init__(self, ids: set[int], end_id: int, ends_after: int) -> None:
+        self._ids, self._end_id, self._left = ids, end_id, ends_after
+
+    def allowed(self) -> bytes:
+        ids = self._ids if self._left > 0 else {self._end_id}
+        return sum(1 << token_id for token_id in ids).to_bytes(64, "little")
+
+    def accept(self, token_id: int) -> None:
+        self._left -= 1
+
+
+def test_a_constraint_holds_its_row_and_no_other(engine: Engine, under_test: UnderTest):
+    assert engine.capabilities.grammar
+    end_ids = frozenset({under_test.end_id})
+    engine.add(request("free"))
+    alone = sampled(run(engine)["free"])
+    held = {ord(letter) for letter in "the quick"}
+    engine.add(request("free"))
+    constraint = OnlyThese(held, under_test.end_id, 1000)
+    engine.add(request("held", max_tokens=30, constraint=constraint, end_ids=end_ids))
+    events = run(engine)
+    assert sampled(events["free"]) == alone
+    ids = sampled(events["held"])
+    assert len(ids) == 30
+    assert set(ids) <= held
+    assert finish(events["held"]).reason == "length"
 
 
 def test_close_ends_what_is_in_flight(engine: Engine):

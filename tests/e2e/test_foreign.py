@@ -57,7 +57,6 @@ def test_another_programs_folder(tmp_path: pathlib.Path, small_gguf: pathlib.Pat
         assert NAME not in names(daemon)
         assert set(artifacts) <= set((tmp_path / "home/artifacts").glob("*/*/artifact.json"))
         away.rename(disk)
-        httpx.get(f"{daemon.url}/api/tags", trust_env=False)
 
         refused = hearth(daemon, "rm", NAME)
         assert refused.returncode == 1

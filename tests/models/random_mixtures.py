@@ -188,6 +188,70 @@ def deepseek2_metadata(shape: Shape, *, is_joint: bool = False) -> dict[str, Val
     }
 
 
+DELTA_KEY_HEADS, DELTA_VALUE_HEADS, DELTA_SIZE, DELTA_KERNEL = 2, 4, 32, 4
+
+
+def delta_net(prefix: str, shape: Shape) -> Iterator[Weight]:
+    """Decays from a tenth to nearly everything, so that a prompt's beginning still shows."""
+    keys, values = DELTA_KEY_HEADS * DELTA_SIZE, DELTA_VALUE_HEADS * DELTA_SIZE
+    channels, width, heads = 2 * keys + values, shape.embedding, DELTA_VALUE_HEADS
+    yield matrix(f"{prefix}attn_qkv.weight", channels, width)
+    yield matrix(f"{prefix}attn_gate.weight", values, width)
+    kernel = (channels, DELTA_KERNEL)
+    yield Weight(f"{prefix}ssm_conv1d.weight", kernel, 0.7, is_matrix=False)
+    decays = tuple(-0.02 * 4.0**head for head in range(heads))
+    yield Weight(f"{prefix}ssm_a", (heads,), 0.0, is_matrix=False, values=decays)
+    yield bias(f"{prefix}ssm_dt.bias", heads)
+    yield matrix(f"{prefix}ssm_alpha.weight", heads, width)
+    yield matrix(f"{prefix}ssm_beta.weight", heads, width)
+    yield norm(f"{prefix}ssm_norm.weight", DELTA_SIZE)
+    yield matrix(f"{prefix}ssm_out.weight", width, values)
+
+
+def gated_attention(prefix: str, shape: Shape) -> Iterator[Weight]:
+    for weight in attention(prefix, shape):
+        if weight.name.endswith("attn_q.weight"):
+            yield matrix(weight.name, 2 * weight.shape[0], shape.embedding, 1.3)
+        else:
+            yield weight
+    yield from head_norms(prefix, shape.head_size, shape.head_size)
+
+
+def qwen35_weights(shape: Shape, *, is_mixture: bool = False) -> Iterator[Weight]:
+    """Every other block attends."""
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        yield from (gated_attention if index % 2 else delta_net)(prefix, shape)
+        yield norm(f"{prefix}post_attention_norm.weight", shape.embedding)
+        if not is_mixture:
+            yield from gated_feed_forward(prefix, shape)
+            continue
+        yield from experts(prefix, shape)
+        yield from shared_expert(prefix, shape)
+        gate = (shape.embedding,)
+        yield Weight(f"{prefix}ffn_gate_inp_shexp.weight", gate, 0.1, is_matrix=False)
+
+
+def qwen35moe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from qwen35_weights(shape, is_mixture=True)
+
+
+def qwen35_metadata(shape: Shape) -> dict[str, Value]:
+    pairs = shape.head_size // 4
+    return {
+        "full_attention_interval": 2,
+        "rope.dimension_count": 2 * pairs,
+        "rope.dimension_sections": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3, 0],
+        "ssm.conv_kernel": DELTA_KERNEL,
+        "ssm.inner_size": DELTA_VALUE_HEADS * DELTA_SIZE,
+        "ssm.state_size": DELTA_SIZE,
+        "ssm.time_step_rank": DELTA_VALUE_HEADS,
+        "ssm.group_count": DELTA_KEY_HEADS,
+    }
+
+
 MIXTURES: dict[str, Architecture] = {
     # llama.cpp takes the width of the experts from the dense one here.
     "mixtral": Architecture(
@@ -240,5 +304,11 @@ MIXTURES: dict[str, Architecture] = {
             "expert_gating_func": 2,
             "expert_weights_norm": True,
         },
+    ),
+    "qwen35": Architecture("qwen35", qwen35_weights, qwen35_metadata, is_tied=True),
+    "qwen35moe": Architecture(
+        "qwen35moe",
+        qwen35moe_weights,
+        lambda shape: expert_metadata(shape) | qwen35_metadata(shape),
     ),
 }

@@ -76,7 +76,7 @@ def _affine(
     groups = _products(kind, raw) if isinstance(kind, Q3_K) else _kept(kind, raw)
     scales = _stored(groups.scale, tensor, number)
     biases = _stored(groups.bias, tensor, number)
-    _measure(groups, widened(scales), widened(biases), errors)
+    _measure(groups, widened(scales), widened(biases), (1 << form.bits) - 1, errors)
     return Encoded(pack_codes(groups.codes, form.bits), scales.reshape(-1), biases.reshape(-1))
 
 
@@ -86,15 +86,17 @@ def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> Stored:
     return rounded
 
 
-def _measure(groups: _Groups, scale: Floats, bias: Floats, errors: Errors) -> None:
-    """What rounding did: an error linear in the code, so extremes and moments of the codes tell all."""
+def _measure(groups: _Groups, scale: Floats, bias: Floats, top: int, errors: Errors) -> None:
+    """What rounding did: an error linear in the code, so the codes' moments give its mean square.
+
+    The largest is that of the first or the last code, whether or not a group has them.
+    """
     scale, bias = scale - groups.scale, bias - groups.bias
     size = groups.codes.shape[1]
     if not (scale.any() or bias.any()):
         errors.add_moments(0.0, 0.0, groups.codes.size)
         return
-    low, high = extremes(groups.codes)
-    largest = max(float(np.abs(scale * code + bias).max()) for code in (low, high))
+    largest = max(float(np.abs(scale * code + bias).max()) for code in (0, top))
     codes = groups.codes.astype(np.float32)
     sums = (codes @ np.ones(size, np.float32)).astype(np.float64)
     squares = np.einsum("ij,ij->i", codes, codes).astype(np.float64)
@@ -133,51 +135,48 @@ def _re_encoded(
     Scale and bias are rounded before the codes are chosen: their rounding costs nothing then. With
     weights `scale*level + offset`, the code is that line over again in units of the new scale.
     """
-    level = levels.code.reshape(-1, form.group // levels.sub, levels.sub)
-    scale, offset = _line(levels, level.shape[:2])
-    low, high = _weight_range(level, scale, offset)
+    parts = form.group // levels.sub
+    # One row per place in a sub-block: every step below runs along thousands of them.
+    level = np.ascontiguousarray(levels.code.reshape(-1, levels.sub).T)
+    scale, offset = _line(levels)
+    low, high = _weight_range(level, scale, offset, parts)
     biases = _stored(low, tensor, number)
     span = high - widened(biases)
     top = np.float32((1 << form.bits) - 1)
     scales = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
     unit = widened(scales)
     inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
+    wide_unit, wide_inverse, wide_bias = (
+        np.repeat(each, parts) for each in (unit, inverse, widened(biases))
+    )
     steps = level.astype(np.float32)
-    steps *= (scale * inverse)[:, :, None]
-    steps += ((offset - widened(biases)) * inverse)[:, :, None]
-    if (span * inverse).max(initial=0) > top:
-        np.minimum(steps, top, out=steps)
-    codes = (steps + np.float32(0.5)).astype(np.uint8)
+    steps *= scale * wide_inverse
+    steps += (offset - wide_bias) * wide_inverse
+    rounded = steps + np.float32(0.5)
+    np.maximum(rounded, np.float32(0), out=rounded)
+    np.minimum(rounded, top, out=rounded)
+    codes = rounded.astype(np.uint8)
     steps -= codes
-    steps *= unit[:, :, None]
+    steps *= wide_unit
     errors.add(steps)
     _add_flat(errors, span[unit == 0], form.group)
-    return Encoded(pack_codes(codes, form.bits), scales.reshape(-1), biases.reshape(-1))
+    return Encoded(pack_codes(np.ascontiguousarray(codes.T), form.bits), scales, biases)
 
 
-def _line(levels: Levels, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    scale = levels.scale.reshape(shape)
+def _line(levels: Levels) -> tuple[Floats, Floats]:
+    """Scale and offset of each sub-block: a weight is `scale*code + offset`."""
+    scale = levels.scale.reshape(-1)
     offset = scale * np.float32(-levels.zero)
     if levels.minimum is not None:
-        offset = offset - levels.minimum.reshape(shape)
+        offset = offset - levels.minimum.reshape(-1)
     return scale, offset
 
 
-def _weight_range(level: Bytes, scale: Floats, offset: Floats) -> tuple[Floats, Floats]:
-    """Least and largest weight of each group, f32 [n, 1], from the extreme levels of each scale."""
-    ends = [scale * each[:, :, 0] + offset for each in extremes(level)]
+def _weight_range(level: Bytes, scale: Floats, offset: Floats, parts: int) -> tuple[Floats, Floats]:
+    """Least and largest weight of each group of `parts` sub-blocks, from their extreme levels."""
+    ends = [scale * each + offset for each in (level.min(axis=0), level.max(axis=0))]
     low, high = np.minimum(*ends), np.maximum(*ends)
-    return low.min(axis=1, keepdims=True), high.max(axis=1, keepdims=True)
-
-
-def extremes(codes: Bytes) -> tuple[Bytes, Bytes]:
-    """Least and largest along the last axis, kept as 1; by halves, faster than along short rows."""
-    low = high = codes
-    while low.shape[-1] > 1:
-        half = low.shape[-1] // 2
-        low = np.minimum(low[..., :half], low[..., half:])
-        high = np.maximum(high[..., :half], high[..., half:])
-    return low, high
+    return low.reshape(-1, parts).min(axis=1), high.reshape(-1, parts).max(axis=1)
 
 
 def _add_flat(errors: Errors, spans: Floats, group: int) -> None:

@@ -33,6 +33,9 @@ class Errors(msgspec.Struct):
         self.squares += squares
         self.count += count
 
+    def merge(self, other: Errors) -> None:
+        self.add_moments(other.largest, other.squares, other.count)
+
     @property
     def rms(self) -> float:
         return math.sqrt(self.squares / self.count) if self.count else 0.0

@@ -5,20 +5,25 @@ Decides nothing but how many rows go at once. What becomes of each weight is mea
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Exactness, TensorRecord
-from converters.targets.mlx.encode import Encoded, encode
+from converters.targets.mlx.encode import encode
 from converters.targets.mlx.floats import Errors, check_range, stored, widened
 from converters.targets.mlx.layout import Layout, Matrix, Vector
 from converters.tensor_reader import TensorReader
 
-# Weights per slice: 16 MiB as fp32.
-SLICE_ELEMENTS = 1 << 22
+# Weights per slice: 4 MiB as fp32.
+SLICE_ELEMENTS = 1 << 20
+# Slices at once: NumPy lets go of the interpreter while it computes.
+WORKERS = 2
 
 Numbers = npt.NDArray[np.generic]
 
@@ -37,7 +42,7 @@ class WeightsWriter:
     def write(self) -> list[TensorRecord]:
         """The whole file; gives what became of each tensor. Raises ConversionError, OSError."""
         os.ftruncate(self._target, self._layout.weights_bytes)
-        self._put(np.frombuffer(self._layout.header, np.uint8), 0)
+        self._advance(self._put(np.frombuffer(self._layout.header, np.uint8), 0))
         records = [self._write_vector(vector) for vector in self._layout.vectors]
         records += [self._write_matrix(matrix) for matrix in self._layout.matrices]
         return [record for record in records if record is not None]
@@ -45,7 +50,8 @@ class WeightsWriter:
     def _write_vector(self, vector: Vector) -> TensorRecord | None:
         number = self._layout.number
         if vector.tensor is None:
-            self._put(stored(np.zeros(vector.length, np.float32), number), vector.array.offset)
+            zeros = stored(np.zeros(vector.length, np.float32), number)
+            self._advance(self._put(zeros, vector.array.offset))
             return None
         exact = self._reader.floats(vector.tensor, 0, vector.length)
         exact = exact + np.float32(vector.shift) if vector.shift else exact
@@ -53,25 +59,38 @@ class WeightsWriter:
             exact = exact[halves_of_pairs(vector.length, vector.head_size)]
         errors = Errors()
         numbers = self._rounded(exact, vector.tensor.name, errors)
-        self._put(numbers, vector.array.offset)
+        self._advance(self._put(numbers, vector.array.offset))
         return _record(vector.tensor.name, vector, number.lower(), errors)
 
     def _write_matrix(self, matrix: Matrix) -> TensorRecord:
-        errors = Errors()
-        for first, count in _slices(matrix):
-            if matrix.form.mode:
-                self._write_codes(matrix, first, count, errors)
-            else:
-                self._write_floats(matrix, first, count, errors)
+        errors, slices = Errors(), _slices(matrix)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            while some := list(itertools.islice(slices, WORKERS)):
+                for found, written in pool.map(functools.partial(self._write_rows, matrix), some):
+                    errors.merge(found)
+                    self._advance(written)
         form = str(matrix.form) if matrix.form.mode else self._layout.number.lower()
         return _record(matrix.tensor.name, matrix, form, errors)
 
-    def _write_floats(self, matrix: Matrix, first: int, count: int, errors: Errors) -> None:
-        columns = matrix.columns
-        exact = self._reader.floats(matrix.tensor, first * columns, count * columns)
-        exact = exact.reshape(count, columns)[_order(matrix, count)]
-        numbers = self._rounded(exact, matrix.tensor.name, errors)
-        self._put_rows(matrix, "weight", numbers, first)
+    def _write_rows(self, matrix: Matrix, rows: tuple[int, int]) -> tuple[Errors, int]:
+        """(what it cost, bytes written) for so many rows from the first one on. In any thread."""
+        first, count = rows
+        elements = first * matrix.columns, count * matrix.columns
+        errors, order = Errors(), _order(matrix, count)
+        if matrix.form.mode:
+            raw = self._reader.blocks(matrix.tensor, *elements)
+            raw = raw.reshape(count, -1)[order].reshape(raw.shape)
+            encoded = encode(raw, matrix.tensor, matrix.form, self._layout.number, errors)
+            parts = {"weight": encoded.codes, "scales": encoded.scales, "biases": encoded.biases}
+        else:
+            exact = self._reader.floats(matrix.tensor, *elements)
+            exact = exact.reshape(count, matrix.columns)[order]
+            parts = {"weight": self._rounded(exact, matrix.tensor.name, errors)}
+        written = 0
+        for role, array in matrix.arrays.items():
+            place = array.offset + first * (array.nbytes // matrix.rows)
+            written += self._put(parts[role], place)
+        return errors, written
 
     def _rounded(self, exact: npt.NDArray[np.float32], name: str, errors: Errors) -> Numbers:
         numbers = stored(exact, self._layout.number)
@@ -80,29 +99,14 @@ class WeightsWriter:
         errors.add(kept - exact)
         return numbers
 
-    def _write_codes(self, matrix: Matrix, first: int, count: int, errors: Errors) -> None:
-        columns = matrix.columns
-        raw = self._reader.blocks(matrix.tensor, first * columns, count * columns)
-        raw = raw.reshape(count, -1)[_order(matrix, count)].reshape(raw.shape)
-        encoded = encode(raw, matrix.tensor, matrix.form, self._layout.number, errors)
-        self._put_encoded(matrix, encoded, first)
-
-    def _put_encoded(self, matrix: Matrix, encoded: Encoded, first: int) -> None:
-        self._put_rows(matrix, "weight", encoded.codes, first)
-        self._put_rows(matrix, "scales", encoded.scales, first)
-        if encoded.biases is not None:
-            self._put_rows(matrix, "biases", encoded.biases, first)
-
-    def _put_rows(self, matrix: Matrix, role: str, values: Numbers, row: int) -> None:
-        array = matrix.arrays[role]
-        self._put(values, array.offset + row * (array.nbytes // matrix.rows))
-
-    def _put(self, values: Numbers, offset: int) -> None:
+    def _put(self, values: Numbers | None, offset: int) -> int:
+        assert values is not None
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        self._advance(len(data))
+        count = len(data)
         while data:
             written = os.pwrite(self._target, data, offset)
             data, offset = data[written:], offset + written
+        return count
 
 
 def halves_of_pairs(rows: int, head_size: int) -> npt.NDArray[np.intp]:

@@ -61,10 +61,11 @@ def grouped_attention(
 ) -> str:
     """[B, S, heads · head_size], before the output projection."""
     projected = _projections(parts, context, x, index, attention)
+    gate = projected.pop() if attention.has_output_gate else ""
     cached = context.cached(index, attention.kv_heads, attention.head_size)
     inputs = [*projected, cached.past_key, cached.past_value, context.lengths, context.total]
     inputs += [*context.ropes[attention.rope], "", context.bias(attention)]
-    return attend(
+    attended = attend(
         parts.graph,
         [*inputs, parts.vector(attention.sinks)],
         cached,
@@ -73,6 +74,10 @@ def grouped_attention(
         scale=attention.scale,
         **_options(attention, is_causal=context.is_causal),
     )
+    if not gate:
+        return attended
+    opened = parts.graph.node("Sigmoid", [gate], "attn_gate_open")
+    return parts.graph.node("Mul", [attended, opened], "attn_gated")
 
 
 def attend(graph: GraphBuilder, inputs: list[str], cached: Cached, **options: float) -> str:
@@ -98,7 +103,10 @@ def _options(attention: Attention, *, is_causal: bool) -> dict[str, int | float]
 def _projections(
     parts: Parts, context: Context, x: str, index: int, attention: Attention
 ) -> list[str]:
-    """[query, key, value], or [all three packed, "", ""] where nothing stands between."""
+    """[query, key, value], or [all three packed, "", ""] where nothing stands between.
+
+    With an output gate its numbers come fourth.
+    """
     packed_name = f"blk.{index}.attn_qkv"
     if attention.fused or packed_name in parts.layout.matrices:
         packed = _packed(parts, x, packed_name, attention)
@@ -108,11 +116,27 @@ def _projections(
     else:
         linears = (attention.query, attention.key, attention.value)
         query, key, value = (parts.linear(x, linear) for linear in linears if linear)
+    gates: list[str] = []
+    if attention.has_output_gate:
+        query, gate = _cut_gate(parts.graph, query, attention)
+        gates = [gate]
     query = _head_norm(parts, query, attention.query_norm, attention.heads, attention)
     key = _head_norm(parts, key, attention.key_norm, attention.kv_heads, attention)
     if context.query_factor:
         query = parts.graph.node("Mul", [query, context.query_factor], "q_scaled")
-    return [query, key, value]
+    return [query, key, value, *gates]
+
+
+def _cut_gate(graph: GraphBuilder, query: str, attention: Attention) -> list[str]:
+    """[query, gate] out of heads whose rows are [q; gate]."""
+    heads, size = attention.heads, attention.head_size
+    cut = graph.node("Reshape", [query, graph.integers(0, 0, heads, 2 * size)], "q_and_gate")
+    names = [graph.scoped("q_heads"), graph.scoped("gate_heads")]
+    parts = graph.nodes("Split", [cut], names, axis=-1, num_outputs=2)
+    joined = graph.integers(0, 0, heads * size)
+    return [
+        graph.node("Reshape", [part, joined], f"{part.rpartition('.')[2]}.all") for part in parts
+    ]
 
 
 def _packed(parts: Parts, x: str, name: str, attention: Attention) -> str:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.mixers import (
+    Attention,
+    GatedDeltaNet,
+    LatentAttention,
+    ShortConvolution,
+)
 from converters.architectures.model import BlockShape
 from converters.targets.onnx.attention import Context, grouped_attention
 from converters.targets.onnx.feed_forward import feed_forward
-from converters.targets.onnx.graph import MICROSOFT
 from converters.targets.onnx.latent_attention import latent_attention
 from converters.targets.onnx.parts import Parts, Stream
+from converters.targets.onnx.recurrent import gated_delta_net, short_convolution
 
 Narrow = Callable[[str, str], str]
 
@@ -64,25 +69,6 @@ def _mixed(parts: Parts, context: Context, x: str, index: int, block: BlockShape
         case LatentAttention():
             return latent_attention(parts, context, x, index, block.mixer)
         case ShortConvolution():
-            return _short_convolution(parts, x, index, block.mixer)
-
-
-def _short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution) -> str:
-    """C · convolution(b · x); the state is the last length - 1 of b · x, [B, length - 1, E]."""
-    graph = parts.graph
-    names = [graph.scoped(f"conv_{part}") for part in "bcx"]
-    b, c, inner = graph.nodes(
-        "Split", [parts.linear(x, mixer.input)], names, axis=-1, num_outputs=3
-    )
-    product = graph.node("Mul", [b, inner], "conv_in")
-    shape: list[str | int] = ["B", mixer.length - 1, mixer.channels]
-    past = graph.input(f"past_conv.{index}", "float32", shape)
-    present = graph.output(f"present_conv.{index}", "float32", shape)
-    convolved = graph.nodes(
-        "CausalConvWithState",
-        [product, parts.vector(mixer.kernel), "", past],
-        [graph.scoped("convolved"), present],
-        domain=MICROSOFT,
-        channels_last=1,
-    )[0]
-    return graph.node("Mul", [c, convolved], "conv_out")
+            return short_convolution(parts, x, index, block.mixer)
+        case GatedDeltaNet():
+            return gated_delta_net(parts, x, index, block.mixer)

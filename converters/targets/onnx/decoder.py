@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import onnx
 
-from converters.architectures.mixers import ShortConvolution
 from converters.architectures.model import ModelShape
-from converters.artifact import RowState
 from converters.targets.onnx.attention import Cached, Context, rope_inputs
 from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
@@ -31,20 +29,6 @@ def decoder_model(model: ModelShape, layout: Layout) -> onnx.ModelProto:
 
 def top_k(model: ModelShape) -> int:
     return min(TOP_K, model.vocabulary)
-
-
-def row_states(model: ModelShape) -> tuple[RowState, ...]:
-    """What the graph carries from run to run besides keys and values."""
-    mixers = [(index, block.mixer) for index, block in enumerate(model.blocks)]
-    return tuple(
-        RowState(
-            past=f"past_conv.{index}",
-            present=f"present_conv.{index}",
-            shape=(mixer.length - 1, mixer.channels),
-        )
-        for index, mixer in mixers
-        if isinstance(mixer, ShortConvolution)
-    )
 
 
 class _Decoder:

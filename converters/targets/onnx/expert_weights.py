@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converters.blocks import BLOCK_TYPES, Codes
+from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
+from converters.blocks.block_type import SLICE_BYTES
+from converters.errors import Unsupported
 from converters.targets.onnx.experts import ExpertSource, Stack
 
 Floats = npt.NDArray[np.float32]
@@ -24,11 +26,15 @@ SLICE_ELEMENTS = 1 << 21
 
 
 class ZeroPointed(NamedTuple):
-    """weight = scale · (code - zero): u8 [n, groups, sub], f32 and u8 [n, groups]."""
+    """weight = scale · (code - zero): u8 [n, groups, sub], f32 and u8 [n, groups].
+
+    `errors` f32 [n, groups]: how far the weights of a group are from the source's, at most.
+    """
 
     codes: Bytes
     scales: Floats
     zeros: Bytes
+    errors: Floats
 
 
 def slices(stack: Stack) -> Iterator[tuple[int, int, int]]:
@@ -53,77 +59,101 @@ def interleaved(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 def coded(type_name: str, raw: Bytes, bits: int, block: int) -> ZeroPointed:
-    """GGML blocks as unsigned codes; `zeros` are the middle where the type has no mins."""
-    codes = BLOCK_TYPES[type_name].unpack(raw)
-    if codes.minimum is None:
-        middle = 1 << (bits - 1)
-        q = (codes.q + np.int16(middle)).astype(np.uint8).reshape(len(codes.q), -1, codes.sub)
-        found = ZeroPointed(q, codes.scale, np.full(codes.scale.shape, middle, np.uint8))
-    else:
-        found = zero_pointed(codes)
-    return _narrowed(found, codes.sub, block)
+    """GGML blocks as unsigned codes; `zeros` are the middle where the type has no mins.
+
+    Raises Unsupported for a type without codes.
+    """
+    block_type = BLOCK_TYPES[type_name]
+    if not isinstance(block_type, CodedBlockType):
+        raise Unsupported(f"experts of type {type_name} have no codes")
+    step = max(1, SLICE_BYTES // block_type.type_size)
+    parts = [
+        _narrowed(_coded_slice(block_type.levels(raw[start : start + step]), bits), block)
+        for start in range(0, len(raw), step)
+    ]
+    return ZeroPointed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _narrowed(found: ZeroPointed, sub: int, block: int) -> ZeroPointed:
+def _coded_slice(levels: Levels, bits: int) -> ZeroPointed:
+    codes = levels.code.reshape(len(levels.code), -1, levels.sub)
+    if levels.minimum is not None:
+        return zero_pointed(codes, levels.scale, levels.minimum)
+    middle = 1 << (bits - 1)
+    shape = levels.scale.shape
+    return ZeroPointed(
+        codes + np.uint8(middle - levels.zero),
+        levels.scale,
+        np.full(shape, middle, np.uint8),
+        np.zeros(shape, np.float32),
+    )
+
+
+def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
     """In blocks of `block`: a wider block's scale and zero point hold for each of its parts."""
-    repeats = sub // block
+    repeats = found.codes.shape[2] // block
     if repeats == 1:
         return found
-    scales = np.repeat(found.scales, repeats, axis=1)
-    zeros = np.repeat(found.zeros, repeats, axis=1)
-    return ZeroPointed(found.codes.reshape(len(scales), -1, block), scales, zeros)
+    return ZeroPointed(
+        found.codes.reshape(len(found.codes), -1, block),
+        np.repeat(found.scales, repeats, axis=1),
+        np.repeat(found.zeros, repeats, axis=1),
+        np.repeat(found.errors, repeats, axis=1),
+    )
 
 
-def zero_pointed(codes: Codes) -> ZeroPointed:
-    """Codes with mins as 8-bit codes with integer zero points."""
-    assert codes.minimum is not None
-    q = codes.q.reshape(len(codes.q), -1, codes.sub).astype(np.int32)
-    factor, shift, zero = _best_factor(q, codes.scale, codes.minimum)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scales = (codes.scale / factor).astype(np.float32)
-    found = q * factor[:, :, None] + shift[:, :, None]
+def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:
+    """Scale · code - minimum as 8-bit codes with integer zero points."""
+    factor, shift, zero = _best_factor(int(codes.max(initial=1)), scale, minimum)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scales = scale / factor
+        # The zero point is off by a fraction of the new step; scale / factor itself rounds less.
+        errors = np.abs(scales * (zero - shift) - minimum)
+    found = codes * factor.astype(np.uint8)[:, :, None] + shift.astype(np.uint8)[:, :, None]
     has_none = factor == 0
     if has_none.any():
-        weights = q[has_none] * codes.scale[has_none][:, None] - codes.minimum[has_none][:, None]
-        found[has_none], scales[has_none], zero[has_none] = _requantised(weights)
-    return ZeroPointed(found.astype(np.uint8), scales, zero.astype(np.uint8))
+        weights = codes[has_none] * scale[has_none][:, None] - minimum[has_none][:, None]
+        again = _requantised(weights.astype(np.float32))
+        found[has_none], scales[has_none], zero[has_none], errors[has_none] = again
+    return ZeroPointed(found, scales, zero.astype(np.uint8), errors)
 
 
-def _best_factor(
-    q: npt.NDArray[np.int32], scale: Floats, minimum: Floats
-) -> tuple[npt.NDArray[np.int32], ...]:
-    """(k, c, z + c) for each group; k is 0 where none fits."""
-    smallest, largest = q.min(axis=2), q.max(axis=2)
+def _best_factor(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, Floats, Floats]:
+    """(k, c, z + c) for each group, whole numbers in f32; k is 0 where none fits.
+
+    `largest` is the greatest code of all: what is true of it is true of every group.
+    """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = minimum.astype(np.float64) / scale
-    usable = np.isfinite(ratio) & (np.abs(ratio) < 256)
-    ratio = np.where(usable, ratio, 0.0)
-    best = np.full(ratio.shape, np.inf)
-    factor, shift, zero = (np.zeros(ratio.shape, np.int32) for _ in range(3))
-    for k in range(1, MAX_FACTOR + 1):
-        rounded = np.rint(k * ratio).astype(np.int32)
-        low, high = np.minimum(rounded, k * smallest), np.maximum(rounded, k * largest)
-        error = np.abs(rounded / k - ratio)
-        better = usable & (high - low <= 255) & (error < best)
-        best = np.where(better, error, best)
-        moved = np.where(low < 0, -low, np.minimum(0, 255 - high))
-        factor = np.where(better, k, factor)
-        shift = np.where(better, moved, shift)
-        zero = np.where(better, rounded + moved, zero)
-    return factor, shift, zero
+        ratio = minimum / scale
+    ratio = np.where(np.isfinite(ratio), ratio, np.float32(256))
+    best = np.full(ratio.shape, np.inf, np.float32)
+    factor, zero = np.zeros_like(ratio), np.zeros_like(ratio)
+    most = min(MAX_FACTOR, 255 // largest)
+    for k in range(most, 0, -1):
+        if k <= most // 2 and factor.all():
+            break  # twice such a factor has been tried, and rounds no more
+        wanted = ratio * np.float32(k)
+        rounded = np.rint(wanted)
+        error = np.abs(rounded - wanted) / np.float32(k)
+        better = error < best
+        # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
+        better &= (rounded <= 255) & (rounded >= k * largest - 255)
+        np.copyto(best, error, where=better)
+        np.copyto(factor, np.float32(k), where=better)
+        np.copyto(zero, rounded, where=better)
+    shift = np.maximum(0, -zero)
+    return factor, shift, zero + shift
 
 
-def _requantised(
-    weights: Floats,
-) -> tuple[npt.NDArray[np.int32], Floats, npt.NDArray[np.int32]]:
-    """[groups, sub] weights to codes, scales and zero points over the range that has 0 in it."""
+def _requantised(weights: Floats) -> tuple[Bytes, Floats, Floats, Floats]:
+    """[groups, sub] weights to codes, scales, zero points and errors, over the range around 0."""
     low = np.minimum(weights.min(axis=1), 0.0)
     high = np.maximum(weights.max(axis=1), 0.0)
     scales = ((high - low) / 255).astype(np.float32)
     safe = np.where(scales > 0, scales, np.float32(1))
-    zeros = np.clip(np.rint(-low / safe), 0, 255).astype(np.int32)
+    zeros = np.clip(np.rint(-low / safe), 0, 255)
     codes = np.clip(np.rint(weights / safe[:, None]) + zeros[:, None], 0, 255)
-    return codes.astype(np.int32), scales, zeros
+    errors = np.abs((codes - zeros[:, None]) * scales[:, None] - weights).max(axis=1)
+    return codes.astype(np.uint8), scales, zeros, errors
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:

@@ -16,7 +16,12 @@ import msgspec
 from msgspec.structs import replace
 
 from converters.architectures.experts import Experts
-from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.mixers import (
+    Attention,
+    GatedDeltaNet,
+    LatentAttention,
+    ShortConvolution,
+)
 from converters.architectures.model import BlockShape, Encoder, ModelShape
 from converters.architectures.parts import Linear, Norm
 from converters.artifact import CodedTable
@@ -142,6 +147,12 @@ def _place_block(placer: _Placer, index: int, block: BlockShape) -> None:
             _place_attention(placer, index, block.mixer)
         case LatentAttention():
             _place_latent_attention(placer, block.mixer)
+        case GatedDeltaNet():
+            placer.array(block.mixer.kernel, (block.mixer.channels, 1, block.mixer.length))
+            placer.norm(block.mixer.norm)
+            placer.vector(block.mixer.decay)
+            placer.vector(block.mixer.time_bias)
+            placer.matrices_of(block.mixer.linears())
         case ShortConvolution():
             placer.array(block.mixer.kernel, (block.mixer.channels, 1, block.mixer.length))
             placer.matrices_of(block.mixer.linears())
@@ -158,7 +169,8 @@ def _place_attention(placer: _Placer, index: int, attention: Attention) -> None:
             placer.norm(norm)
     if attention.sinks:
         placer.vector(attention.sinks)
-    if attention.query and attention.key and attention.value and not attention.query_norm:
+    is_packed = not (attention.query_norm or attention.has_output_gate)
+    if attention.query and attention.key and attention.value and is_packed:
         projections = [attention.query, attention.key, attention.value]
         placer.together(f"blk.{index}.attn_qkv", projections)
         placer.matrix(attention.output.stem, [attention.output])

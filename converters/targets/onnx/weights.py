@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Exactness, TensorRecord
-from converters.blocks import BLOCK_TYPES, BlockType, Repacked
+from converters.blocks import BLOCK_TYPES, Repacked
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
 from converters.targets.onnx import expert_weights
@@ -47,16 +47,13 @@ class Rounding(msgspec.Struct):
             self.largest = max(self.largest, float(np.abs(errors).max()))
             self.squares += float(np.square(errors).sum()) * repacked.block
 
-    def compare(self, part: ZeroPointed, block_type: BlockType, raw: Codes) -> None:
-        """Adds the distance of re-encoded codes from what the blocks say. Exact ones cost nothing."""
+    def add_experts(self, part: ZeroPointed) -> None:
+        """Re-encoded codes, by the bound of each group's error."""
         self.count += part.codes.size
-        if block_type.form is None or not block_type.form.has_correction:
-            return
-        centred = part.codes.astype(np.float32) - part.zeros[:, :, None]
-        errors = centred * part.scales[:, :, None]
-        errors -= block_type.dequantize(raw).reshape(errors.shape)
-        self.largest = max(self.largest, float(np.abs(errors).max()))
-        self.squares += float(np.square(errors, dtype=np.float64).sum())
+        if part.errors.any():
+            self.largest = max(self.largest, float(part.errors.max()))
+            squares = np.square(part.errors, dtype=np.float64).sum()
+            self.squares += float(squares) * part.codes.shape[2]
 
     @property
     def rms(self) -> float:
@@ -182,7 +179,7 @@ class WeightsWriter:
                 raise MalformedFile(
                     f"tensor {source.tensor.name!r} holds a scale that is not finite"
                 )
-            rounding.compare(part, BLOCK_TYPES[source.tensor.type_name], raw)
+            rounding.add_experts(part)
             parts.append(part)
         rows = [part.codes.reshape(count, stack.columns) for part in parts]
         codes = expert_weights.packed(expert_weights.interleaved(rows), form.bits)

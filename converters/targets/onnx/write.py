@@ -10,9 +10,10 @@ import onnx
 
 from converters.architectures.model import ModelShape
 from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, TensorRecord
-from converters.targets.onnx.decoder import decoder_model, row_states, top_k
+from converters.targets.onnx.decoder import decoder_model, top_k
 from converters.targets.onnx.encoder import encoder_model, vector_size
 from converters.targets.onnx.layout import Layout
+from converters.targets.onnx.recurrent import row_states
 from converters.targets.onnx.weights import WeightsWriter
 from converters.tensor_reader import TensorReader
 

@@ -17,7 +17,7 @@ from litestar.params import JSONBody
 from backends.types import Chat, Delta, Render
 from daemon.api.framing import EventAnswer, json_response
 from daemon.api.ollama.answers import ChatWriter, GenerateWriter, Timing, Writer, written
-from daemon.api.ollama.lookup import KnownModel, know, resolve
+from daemon.api.ollama.lookup import KnownModel, find, know
 from daemon.api.ollama.reading import (
     Wishes,
     chat_to_chat,
@@ -126,7 +126,7 @@ class GenerationController(Controller):
         wishes = read_wishes(data)
         if not data.model.strip():
             raise NotFound("model '' not found")
-        stored = resolve(services, data.model)
+        stored = await find(services, data.model)
         writer = GenerateWriter(data.model, timing)
         if not data.prompt and wishes.is_unload:
             return _unload(request, services, stored, writer)
@@ -146,7 +146,7 @@ class GenerationController(Controller):
         wishes = read_wishes(data)
         if not data.model.strip():
             raise Invalid("model is required")
-        stored = resolve(services, data.model)
+        stored = await find(services, data.model)
         writer = ChatWriter(data.model, timing)
         if not data.messages and wishes.is_unload:
             return _unload(request, services, stored, writer)

@@ -43,6 +43,13 @@ def resolve(services: Services, asked: str) -> ResolvedModel:
     return stored
 
 
+async def find(services: Services, asked: str) -> ResolvedModel:
+    """As `resolve`, with another look through other programs' folders for an unknown name."""
+    if not is_cloud_reference(asked):
+        await services.foreign.look_for(parse_name(asked))
+    return resolve(services, asked)
+
+
 def resolve_stored(services: Services, name: ModelName, shown: str) -> ResolvedModel:
     """On our own shelf, else in another program's folder. Raises NotFound, NotYet."""
     try:

@@ -102,6 +102,7 @@ class ShelfController(Controller):
     async def copy(self, data: JSONBody[CopyRequest], services: Rooms) -> Response[bytes]:
         source = _quoted_name(data.source, "source")
         destination = _quoted_name(data.destination, "destination")
+        await services.foreign.look_for(source)
         try:
             if services.store.find(source) is None and services.foreign.find(source) is not None:
                 await _take_over(services, source, destination)
@@ -116,6 +117,7 @@ class ShelfController(Controller):
         if not data.asked.strip():
             raise Invalid("model is required")
         name = _quoted_name(data.asked, "name")
+        await services.foreign.look_for(name)
         try:
             await _delete(services, name)
         except NotFound:
@@ -149,6 +151,7 @@ async def _show(data: ShowRequest, services: Services) -> ShowAnswer:
     if is_cloud_reference(data.asked):
         raise Forbidden(CLOUD_DETAILS_DISABLED)
     name = parse_name(data.asked)
+    await services.foreign.look_for(name)
     model = await services.foreign.identified(resolve_stored(services, name, name.short))
     return await show(
         model,

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 # A look is not repeated within this; one that takes longer than the patience goes on by itself.
 FRESH_SECONDS = 2.0
 PATIENCE_SECONDS = 2.0
+# For a name that nobody knows the last look may be this old; each such request costs one.
+UNKNOWN_FRESH_SECONDS = 0.2
 _CHUNK_BYTES = 4 << 20
 
 
@@ -99,14 +101,20 @@ class ForeignShelf:
 
     # ---- looking ----
 
-    async def refresh(self) -> bool:
+    async def refresh(self, fresh_seconds: float | None = None) -> bool:
         """Looks again unless that was just done. False when the disks take too long to answer."""
-        if not self.is_used or time.monotonic() - self._looked_at < FRESH_SECONDS:
+        fresh_seconds = FRESH_SECONDS if fresh_seconds is None else fresh_seconds
+        if not self.is_used or time.monotonic() - self._looked_at < fresh_seconds:
             return True
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(self._look_again())
         done, _ = await asyncio.wait({self._look}, timeout=PATIENCE_SECONDS)
         return bool(done)
+
+    async def look_for(self, name: ModelName) -> None:
+        """A disk may have been plugged in a moment ago: looks again for a name nobody knows."""
+        if self._own.find(name) is None and not self.knows(name):
+            await self.refresh(UNKNOWN_FRESH_SECONDS)
 
     async def _look_again(self) -> None:
         try:

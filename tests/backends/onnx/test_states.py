@@ -46,7 +46,7 @@ def test_nothing_is_guessed_because_nothing_can_be_taken_back(artifact: pathlib.
     engine = load(artifact)
     watch = Watch(engine)
     answer(engine, ask("a", [5, 6, 7, 8] * 20, 60, sampling=GREEDY))
-    assert {ids for _, ids in watch.shapes[1:]} == {1}
+    assert {ids for _, ids in watch.shapes if ids < 32} == {1}
 
 
 def test_a_full_context_begins_anew_with_what_is_left(artifact: pathlib.Path):

@@ -55,6 +55,23 @@ def byte_level(**special: object) -> Tokenizer:
     return Tokenizer(json.dumps(data).encode(), _special(258, 259, special))
 
 
+def with_special(*marks: str) -> Tokenizer:
+    """The byte-level one with `marks` as special ids from 261 on."""
+    vocabulary = {character: value for value, character in enumerate(byte_characters())}
+    vocabulary |= {"he": 256, "hel": 257, "<s>": 258, "</s>": 259}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    special = {mark: 261 + place for place, mark in enumerate(marks)}
+    added = {text: (i, True) for text, i in ({"<s>": 258, "</s>": 259} | special).items()}
+    data = {
+        "version": "1.0",
+        "added_tokens": _added(added),
+        "pre_tokenizer": {**level, "use_regex": False},
+        "decoder": {**level, "use_regex": True},
+        "model": _model(vocabulary | special, ["h e", "he l"], byte_fallback=False),
+    }
+    return Tokenizer(json.dumps(data).encode(), _special(258, 259, {}))
+
+
 def sentence_piece(**special: object) -> Tokenizer:
     """Ids 0 <unk>, 1 <s>, 2 </s>, 3-258 byte tokens, then single characters and some merges."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from converters.architectures.model import ModelShape
 from converters.architectures.registry import ARCHITECTURES
 from converters.errors import ConversionError, Unsupported
 from converters.gguf import GgufFile, Value
@@ -38,16 +39,32 @@ def type_of(architecture: str) -> str:
     return "Q8_0" if architecture == CODED_ONLY else "F32"
 
 
+def placed(layout: Layout) -> set[str]:
+    """Names of the tensors whose numbers `weights.bin` will hold."""
+    parts = (*layout.matrices.values(), *layout.vectors.values())
+    names = {source.tensor.name for part in parts for source in part.sources}
+    stacks = layout.stacks.values()
+    return names | {
+        source.tensor.name for stack in stacks for source in (*stack.sources, *stack.biases)
+    }
+
+
+def elsewhere(model: ModelShape) -> set[str]:
+    """Those that become rope tables, and the head of a model that gives vectors."""
+    ropes = model.rope.values()
+    factors = {name for each in ropes for name in (each.factors, each.long_factors) if name}
+    return factors | set(model.unused)
+
+
 @pytest.mark.parametrize("architecture", NAMES)
 def test_every_tensor_has_its_place(architecture: str):
     header = random_header(architecture, type_of(architecture))
     planned = plan(header, "onnx-cpu")
     assert planned.skipped == ()
-    layout = planned.layout
-    placed = [
-        source.tensor.name for matrix in layout.matrices.values() for source in matrix.sources
-    ]
-    assert set(placed) <= {tensor.name for tensor in header.tensors}
+    assert isinstance(planned.layout, Layout)
+    assert placed(planned.layout) | elsewhere(planned.model) == {
+        tensor.name for tensor in header.tensors
+    }
     assert bool(planned.model.encoder) == (architecture in ENCODERS)
     assert (planned.kv_bytes_per_token > 0) == (architecture not in ENCODERS)
 

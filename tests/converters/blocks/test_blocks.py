@@ -11,7 +11,7 @@ import pytest
 import xllamacpp.xllamacpp as native
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from converters.blocks import BLOCK_TYPES, BlockType, Repacked
+from converters.blocks import BLOCK_TYPES, BlockType, CodedBlockType, Repacked
 from converters.gguf import GGML_TYPES
 from tests.models.block_quantiser import quantise
 
@@ -166,6 +166,7 @@ def test_on_random_bytes_only_the_rounding_of_the_correction_differs(name: str) 
     if repacked.correction is None:
         assert not error.any()
         return
+    assert isinstance(kind, CodedBlockType)
     levels = kind.levels(raw)
     assert levels.minimum is not None
     scale, minimum = np.float64(levels.scale), np.float64(levels.minimum)

@@ -44,7 +44,8 @@ class Rig(Shelf):
         return self.home / "inspections" / f"{SOURCE}.json"
 
     def age(self, path: pathlib.Path, seconds: float = KEPT_SECONDS + 60) -> None:
-        os.utime(path, (time.time() - seconds,) * 2)
+        then = time.time() - seconds
+        os.utime(path, (then, then))
 
 
 @pytest.fixture

@@ -483,3 +483,17 @@ async def test_every_change_waits_for_the_other_daemon(store: Store) -> None:
             assert (stored, store.names()) == before
         await task
     assert {name.short for name in store.names()} == {"b:latest", "c:latest"}
+
+
+async def test_an_adopted_store_is_written_and_keeps_what_nobody_deletes(
+    tmp_path: pathlib.Path,
+) -> None:
+    root = tmp_path / "theirs"
+    (root / "blobs").mkdir(parents=True)
+    store = Store(root, claim(root, is_foreign=True))
+    with pytest.raises(StoreReadOnly):
+        await store.put_bytes(b"x")
+    await store.adopt()
+    assert await store.put_bytes(b"x")
+    assert Store(root, claim(root, is_foreign=True)).is_writable
+    assert await store.prune() == 0

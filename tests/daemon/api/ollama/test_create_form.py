@@ -162,7 +162,9 @@ async def test_a_model_and_its_projector(rig: Rig) -> None:
     given: dict[str, str] = {}
     for name, data in files.items():
         await rig.client.post(f"/api/blobs/sha256:{digest_of(data)}", content=data)
-        metadata = {"clip.has_vision_encoder": True} if kinds[name] == "projector" else {}
+        metadata: dict[str, Any] = (
+            {"clip.has_vision_encoder": True} if kinds[name] == "projector" else {}
+        )
         found = Inspection(
             digest=digest_of(data), size=len(data), kind=kinds[name], metadata=metadata
         )

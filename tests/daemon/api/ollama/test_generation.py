@@ -280,10 +280,24 @@ async def test_logprobs(rig: Rig) -> None:
     assert "logprobs" not in without.text
 
 
-async def test_a_prompt_that_is_too_long_is_refused(rig: Rig) -> None:
-    answer = await rig.post("/api/generate", model="plain", prompt="x" * 600)
+@pytest.mark.parametrize("refusal", [{"truncate": False}, {"shift": False}])
+async def test_a_prompt_that_may_not_be_cut_is_refused(rig: Rig, refusal: dict[str, bool]) -> None:
+    answer = await rig.post("/api/generate", model="plain", prompt="x" * 600, **refusal)
     assert answer.status_code == 400
     assert "the prompt is longer than the context length" in answer.json()["error"]
+
+
+async def test_what_was_cut_from_a_prompt_is_said(rig: Rig) -> None:
+    answer = await rig.post("/api/generate", model="plain", prompt="x" * 600, stream=False)
+    body = answer.json()
+    assert body["prompt_eval_count"] < 512
+    whole = await rig.post("/api/generate", model="plain", prompt="x", stream=False)
+    frame = whole.json()["prompt_eval_count"] - 1
+    assert body["prompt_eval_count"] + body["prompt_dropped_count"] == 600 + frame
+    assert "prompt_dropped_count" not in whole.json()
+    history = [USER, {"role": "assistant", "content": "y" * 400}] * 3
+    chat = await rig.post("/api/chat", model="plain", messages=[*history, USER], stream=False)
+    assert chat.json()["prompt_dropped_count"] > 800
 
 
 async def test_an_error_in_the_middle_is_the_last_line(rig: Rig) -> None:

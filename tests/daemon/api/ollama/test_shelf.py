@@ -145,7 +145,6 @@ async def test_copy_and_delete(rig: Rig) -> None:
         ("POST", "/api/pull", {"model": "a b"}, 400, "invalid model name"),
         ("POST", "/api/push", {"model": " "}, 400, "model is required"),
         ("POST", "/api/push", {"model": "x", "stream": False}, 404, "model 'x:latest' not found"),
-        ("POST", "/api/embed", {}, 501, "/api/embed is not supported by this version yet"),
         ("POST", "/api/import", {"model": "x", "path": "/none"}, 404, "/none"),
         ("POST", "/api/import", {"model": "x", "path": "none"}, 400, "absolute"),
     ],

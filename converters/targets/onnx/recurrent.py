@@ -1,0 +1,134 @@
+"""Mixers that carry a state from run to run instead of keys and values.
+
+The states are inputs `past_*` and outputs `present_*` of the graph, one row's after the other:
+`converters.artifact.RowState`. Every run goes on where the row's last one ended.
+"""
+
+from __future__ import annotations
+
+from converters.architectures.mixers import GatedDeltaNet, ShortConvolution
+from converters.architectures.model import ModelShape
+from converters.artifact import RowState
+from converters.targets.onnx.graph import MICROSOFT
+from converters.targets.onnx.parts import Parts
+
+Shape = tuple[int, ...]
+
+
+def row_states(model: ModelShape) -> tuple[RowState, ...]:
+    """What the graph carries from run to run besides keys and values."""
+    return tuple(
+        RowState(past=f"past_{name}.{index}", present=f"present_{name}.{index}", shape=shape)
+        for index, block in enumerate(model.blocks)
+        if isinstance(block.mixer, ShortConvolution | GatedDeltaNet)
+        for name, shape in _states(block.mixer).items()
+    )
+
+
+def _states(mixer: ShortConvolution | GatedDeltaNet) -> dict[str, Shape]:
+    states: dict[str, Shape] = {"conv": (mixer.length - 1, mixer.channels)}
+    if isinstance(mixer, GatedDeltaNet):
+        states["delta"] = (mixer.value_heads, mixer.size, mixer.size)
+    return states
+
+
+def _state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:
+    """Names of the graph's input and output for a block's state."""
+    whole: list[str | int] = ["B", *shape]
+    past = parts.graph.input(f"past_{name}.{index}", "float32", whole)
+    return past, parts.graph.output(f"present_{name}.{index}", "float32", whole)
+
+
+def _convolved(
+    parts: Parts, x: str, index: int, mixer: ShortConvolution | GatedDeltaNet, **options: str
+) -> str:
+    """Depthwise and causal, over [B, S, channels]."""
+    past, present = _state(parts, index, "conv", _states(mixer)["conv"])
+    return parts.graph.nodes(
+        "CausalConvWithState",
+        [x, parts.vector(mixer.kernel), "", past],
+        [parts.graph.scoped("convolved"), present],
+        domain=MICROSOFT,
+        channels_last=1,
+        **options,
+    )[0]
+
+
+def short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution) -> str:
+    """C · convolution(b · x), before the output projection."""
+    graph = parts.graph
+    names = [graph.scoped(f"conv_{part}") for part in "bcx"]
+    b, c, inner = graph.nodes(
+        "Split", [parts.linear(x, mixer.input)], names, axis=-1, num_outputs=3
+    )
+    product = graph.node("Mul", [b, inner], "conv_in")
+    return graph.node("Mul", [c, _convolved(parts, product, index, mixer)], "conv_out")
+
+
+def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> str:
+    """[B, S, value_heads · size], before the output projection."""
+    graph = parts.graph
+    query, key, value = _convolved_heads(parts, x, index, mixer)
+    past, present = _state(parts, index, "delta", _states(mixer)["delta"])
+    beta = graph.node("Sigmoid", [parts.linear(x, mixer.beta)], "delta_beta")
+    attended = graph.nodes(
+        "LinearAttention",
+        [query, key, value, past, _decay(parts, x, mixer), beta],
+        [graph.scoped("delta"), present],
+        domain=MICROSOFT,
+        q_num_heads=mixer.value_heads,
+        kv_num_heads=mixer.value_heads,
+        update_rule="gated_delta",
+        scale=mixer.size**-0.5,
+    )[0]
+    return _gated_norm(parts, attended, x, mixer)
+
+
+def _convolved_heads(
+    parts: Parts, x: str, index: int, mixer: GatedDeltaNet
+) -> tuple[str, str, str]:
+    """q, k and v, each [B, S, value_heads · size], q and k of length 1 in each head."""
+    graph, keys = parts.graph, mixer.key_heads * mixer.size
+    mixed = _convolved(parts, parts.linear(x, mixer.mixed), index, mixer, activation="silu")
+    lengths = graph.integers(keys, keys, mixer.value_heads * mixer.size)
+    names = [graph.scoped(f"delta_{part}") for part in "qkv"]
+    query, key, value = graph.nodes("Split", [mixed, lengths], names, axis=-1)
+    return _unit(parts, query, "q", mixer), _unit(parts, key, "k", mixer), value
+
+
+def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
+    """Each head divided by its length, then the heads repeated in turn for the value heads."""
+    graph, label = parts.graph, f"delta_{label}"
+    cut = graph.integers(0, 0, mixer.key_heads, mixer.size)
+    heads = graph.node("Reshape", [x, cut], f"{label}.heads")
+    length = graph.node("ReduceL2", [heads, graph.integers(3)], f"{label}.length")
+    floor = graph.number(parts.model.epsilon)  # as ggml's L2 norm does
+    divisor = graph.node("Max", [length, floor], f"{label}.divisor")
+    unit = graph.node("Div", [heads, divisor], f"{label}.unit")
+    joined = graph.integers(0, 0, mixer.key_heads * mixer.size)
+    whole = graph.node("Reshape", [unit, joined], f"{label}.whole")
+    repeats = mixer.value_heads // mixer.key_heads
+    if repeats == 1:
+        return whole
+    return graph.node("Concat", [whole] * repeats, f"{label}.repeated", axis=-1)
+
+
+def _decay(parts: Parts, x: str, mixer: GatedDeltaNet) -> str:
+    """[B, S, value_heads]: the logarithm of what is kept of the state."""
+    graph = parts.graph
+    alpha = parts.linear(x, mixer.alpha)
+    biased = graph.node("Add", [alpha, parts.vector(mixer.time_bias)], "delta_alpha")
+    step = graph.node("Softplus", [biased], "delta_step")
+    return graph.node("Mul", [step, parts.vector(mixer.decay)], "delta_decay")
+
+
+def _gated_norm(parts: Parts, attended: str, x: str, mixer: GatedDeltaNet) -> str:
+    """norm(head) · silu(gate), head by head."""
+    graph = parts.graph
+    cut = graph.integers(0, 0, mixer.value_heads, mixer.size)
+    heads = graph.node("Reshape", [attended, cut], "delta_heads")
+    joined = graph.integers(0, 0, mixer.value_heads * mixer.size)
+    normed = graph.node("Reshape", [parts.norm(heads, mixer.norm), joined], "delta_normed")
+    gate = parts.linear(x, mixer.gate)
+    opened = graph.node("QuickGelu", [gate], "delta_gate", domain=MICROSOFT, alpha=1.0)
+    return graph.node("Mul", [normed, opened], "delta_out")
