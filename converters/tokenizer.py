@@ -1,7 +1,7 @@
 """GGUF metadata to `tokenizer.json` and the special ids. Cuts texts as llama.cpp does.
 
-Kinds by `tokenizer.ggml.model`: "llama" and "gpt2" here; any other, and a pre-tokenizer that is not
-in the table, is refused by name. Not a word is run or rendered: the chat template is not its business.
+Kinds by `tokenizer.ggml.model`: "llama", "gpt2", "bert", "t5"; any other, and a pre-tokenizer that
+is not in the table, is refused by name. Not a word is run or rendered: the chat template is not its business.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from converters.artifact import SpecialTokens
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import Value, flag_value, text_value
 from converters.tokenizers.byte_level_bpe import byte_level_bpe_json
+from converters.tokenizers.character_map import read_character_map
 from converters.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from converters.tokenizers.scored_bpe import scored_bpe_json, stripping_ids
-from converters.tokenizers.special_tokens import SENTENCEPIECE_IDS, plan_special_tokens
+from converters.tokenizers.special_tokens import (
+    SENTENCEPIECE_IDS,
+    UNIGRAM_IDS,
+    plan_special_tokens,
+    plan_word_piece_tokens,
+)
+from converters.tokenizers.unigram import unigram_json
 from converters.tokenizers.vocabulary import Vocabulary, read_vocabulary
+from converters.tokenizers.word_piece import word_piece_json
+
+# Their "<mask>" swallows the white space before it; the file says so nowhere.
+_MASK_ARCHITECTURES = frozenset({"nomic-bert-moe", "jina-bert-v3"})
+_MASK_PRE_TOKENIZERS = frozenset({"jina-v2-de", "jina-v2-es", "jina-v2-code"})
 
 
 class TokenizerFiles(msgspec.Struct, frozen=True):
@@ -73,8 +85,51 @@ def _build_byte_level(metadata: dict[str, Value], vocabulary: Vocabulary) -> Tok
         vocabulary, metadata, defaults={}, adds_bos=rule.adds_bos, adds_space=False
     )
     stripping = stripping_ids(vocabulary, text_value(metadata, "general.name"))
-    encoded, warnings = byte_level_bpe_json(vocabulary, metadata, rule, stripping=stripping)
+    encoded, warnings = byte_level_bpe_json(
+        vocabulary,
+        metadata,
+        rule,
+        stripping=stripping,
+        lstripping=_mask_ids(vocabulary, is_mask_spaced=pre in _MASK_PRE_TOKENIZERS),
+    )
     return TokenizerFiles(encoded, special, "gpt2", pre, pre_warnings + warnings)
+
+
+def _build_word_piece(metadata: dict[str, Value], vocabulary: Vocabulary) -> TokenizerFiles:
+    special = plan_word_piece_tokens(vocabulary, metadata)
+    lowers = flag_value(metadata, "tokenizer.ggml.normalizer.lowercase", default=True)
+    accents = flag_value(metadata, "tokenizer.ggml.normalizer.strip_accents", default=lowers)
+    encoded = word_piece_json(
+        vocabulary, unknown_id=special.unknown_id, lowers=lowers, strips_accents=accents
+    )
+    return TokenizerFiles(encoded, special, "bert", "default")
+
+
+def _build_unigram(metadata: dict[str, Value], vocabulary: Vocabulary) -> TokenizerFiles:
+    adds_space = flag_value(metadata, "tokenizer.ggml.add_space_prefix", default=False)
+    merges = flag_value(metadata, "tokenizer.ggml.remove_extra_whitespaces", default=False)
+    special = plan_special_tokens(
+        vocabulary,
+        metadata,
+        defaults=UNIGRAM_IDS,
+        adds_bos=False,
+        adds_eos=True,
+        adds_space=adds_space or merges,
+    )
+    architecture = text_value(metadata, "general.architecture")
+    encoded = unigram_json(
+        vocabulary,
+        character_map=read_character_map(metadata),
+        adds_space=adds_space,
+        merges_spaces=merges,
+        unknown_id=special.unknown_id,
+        lstripping=_mask_ids(vocabulary, is_mask_spaced=architecture in _MASK_ARCHITECTURES),
+    )
+    return TokenizerFiles(encoded, special, "t5", "default")
+
+
+def _mask_ids(vocabulary: Vocabulary, *, is_mask_spaced: bool) -> frozenset[int]:
+    return frozenset({vocabulary.id_of("<mask>")} - {-1} if is_mask_spaced else ())
 
 
 def _unknown_pre(pre: str) -> str:
@@ -95,4 +150,9 @@ def _pre_tokenizer_name(
     return "llama-bpe", corrected, ("the file names no pre-tokenizer: it is Llama 3's",)
 
 
-_BUILDERS = {"llama": _build_scored, "gpt2": _build_byte_level}
+_BUILDERS = {
+    "llama": _build_scored,
+    "gpt2": _build_byte_level,
+    "bert": _build_word_piece,
+    "t5": _build_unigram,
+}

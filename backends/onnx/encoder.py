@@ -26,7 +26,10 @@ from backends.types import (
 from converters.artifact import Artifact
 
 # Ids of one run, padding included: more make a run no faster an id, and take memory.
-MAX_RUN_IDS = 2048
+MAX_RUN_IDS = 1024
+# Padding costs as much as text: beyond so many ids a run takes only texts of nearly one length.
+ENOUGH_RUN_IDS = 64
+MAX_STRETCH = 1.15
 
 
 class OnnxEncoder:
@@ -112,15 +115,20 @@ class OnnxEncoder:
 
 
 def plan_runs(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of texts by length, cut so that a padded run has at most `most` ids, or one text."""
+    """Places of texts by length, in runs of at most `most` padded ids, or of one text."""
     run: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if run and (len(run) + 1) * lengths[place] > most:
+        if run and _is_full(len(run), lengths[run[0]], lengths[run[-1]], lengths[place], most):
             yield run
             run = []
         run.append(place)
     if run:
         yield run
+
+
+def _is_full(count: int, shortest: int, longest: int, new: int, most: int) -> bool:
+    is_enough = count * longest >= ENOUGH_RUN_IDS
+    return (count + 1) * new > most or (is_enough and new > shortest * MAX_STRETCH)
 
 
 def means(hidden: NDArray[np.float32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:

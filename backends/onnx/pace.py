@@ -13,8 +13,8 @@ MIN_CHUNK = 32
 MAX_CHUNK = 512
 # Where the size of a chunk changes the numbers, requests that must repeat get always this one.
 EXACT_CHUNK = 256
-# What is left of the gap for the unexpected: attention grows with the position.
-_HEADROOM = 0.9
+# What is left of the gap is for the unexpected: attention grows with the position, others compute.
+_HEADROOM = 0.75
 
 
 def plan_chunk(remaining: int, ids_per_second: float, seconds: float) -> int:

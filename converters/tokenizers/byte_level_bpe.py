@@ -22,6 +22,7 @@ def byte_level_bpe_json(
     pre_tokenizer: PreTokenizer,
     *,
     stripping: frozenset[int],
+    lstripping: frozenset[int],
 ) -> tuple[bytes, tuple[str, ...]]:
     """The file's bytes and warnings. Raises MalformedFile where the merges are missing."""
     listed = metadata.get("tokenizer.ggml.merges")
@@ -35,6 +36,7 @@ def byte_level_bpe_json(
         _BYTE_LEVEL,
         pre_tokenizer=_cuts(pre_tokenizer.patterns),
         stripping=stripping,
+        lstripping=lstripping,
     )
     unusable = len(listed) - len(merges)
     warning = f"{unusable} of {len(listed)} merges make no token of the vocabulary, or repeat"

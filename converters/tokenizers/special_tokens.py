@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 
 from converters.artifact import SpecialTokens
@@ -23,6 +24,8 @@ from converters.tokenizers.vocabulary import (
 _PREFIX = "tokenizer.ggml."
 # What a kind of tokenizer has where the file does not say.
 SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
+UNIGRAM_IDS = {"eos": 1, "unknown": 2, "padding": 0}
+_WORD_PIECE_IDS = {"bos": 101, "seperator": 102, "unknown": 100, "padding": 0}
 
 
 def plan_special_tokens(
@@ -32,12 +35,13 @@ def plan_special_tokens(
     defaults: Mapping[str, int],
     adds_bos: bool,
     adds_space: bool,
+    adds_eos: bool = False,
 ) -> SpecialTokens:
-    """`defaults`, `adds_bos`, `adds_space` hold where the file has no key. Raises MalformedFile."""
+    """`defaults` and the flags hold where the file has no key. Raises MalformedFile."""
     bos = _token_id(vocabulary, metadata, "bos", defaults)
     eos = _token_id(vocabulary, metadata, "eos", defaults)
     add_bos = flag_value(metadata, f"{_PREFIX}add_bos_token", default=adds_bos)
-    add_eos = flag_value(metadata, f"{_PREFIX}add_eos_token", default=False)
+    add_eos = flag_value(metadata, f"{_PREFIX}add_eos_token", default=adds_eos)
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
@@ -48,6 +52,26 @@ def plan_special_tokens(
         add_eos=add_eos and eos >= 0,
         add_space_prefix=adds_space,
     )
+
+
+def plan_word_piece_tokens(vocabulary: Vocabulary, metadata: dict[str, Value]) -> SpecialTokens:
+    """Every text is framed by [CLS], here the beginning, and [SEP], here the end, whatever the flags.
+
+    Raises MalformedFile where the vocabulary has none. `seperator` is how GGUF spells it.
+    """
+    first = _token_id(vocabulary, metadata, "cls", _WORD_PIECE_IDS)
+    first = first if first >= 0 else _WORD_PIECE_IDS["bos"]
+    special = plan_special_tokens(
+        vocabulary,
+        metadata,
+        defaults={**_WORD_PIECE_IDS, "bos": first},
+        adds_bos=True,
+        adds_space=False,
+    )
+    last = _token_id(vocabulary, metadata, "seperator", _WORD_PIECE_IDS)
+    if special.bos_id < 0 or last < 0:
+        raise MalformedFile("the vocabulary has no tokens to frame a text with")
+    return msgspec.structs.replace(special, eos_id=last, add_bos=True, add_eos=True)
 
 
 def _token_id(

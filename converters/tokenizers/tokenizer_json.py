@@ -22,10 +22,20 @@ def encode_tokenizer(
     normalizer: Json | None = None,
     pre_tokenizer: Json | None = None,
     stripping: frozenset[int] = frozenset(),
+    lstripping: frozenset[int] = frozenset(),
 ) -> bytes:
-    """`stripping`: ids that swallow the white space after them. No text is added around a prompt."""
+    """`stripping`: ids that swallow the white space after them, `lstripping`: that before them.
+
+    No text is added around a prompt.
+    """
     whole = [
-        _added_token(index, vocabulary.texts[index], kind, strips=index in stripping)
+        _added_token(
+            index,
+            vocabulary.texts[index],
+            kind,
+            strips=index in stripping,
+            lstrips=index in lstripping,
+        )
         for index, kind in enumerate(vocabulary.types)
         if kind in _MATCHED_WHOLE
     ]
@@ -65,12 +75,12 @@ def bpe_model(
     }
 
 
-def _added_token(index: int, text: str, kind: int, *, strips: bool) -> Json:
+def _added_token(index: int, text: str, kind: int, *, strips: bool, lstrips: bool) -> Json:
     return {
         "id": index,
         "content": text,
         "single_word": False,
-        "lstrip": False,
+        "lstrip": lstrips,
         "rstrip": strips,
         "normalized": False,
         "special": kind != TokenType.USER_DEFINED,

@@ -7,12 +7,15 @@ mean more than seconds where the machine is shared.
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+
+import msgspec
 
 from backends.onnx import backend
 from backends.types import Engine, GenerateRequest, Load, Prefilled, Sampled, Sampling
@@ -126,7 +129,7 @@ def gap(folder: pathlib.Path) -> None:
                 done = event.done
             elif isinstance(event, Sampled) and event.request_id == "talking":
                 times.append(time.perf_counter())
-    gaps = [late - early for early, late in zip(times, times[1:], strict=False)]
+    gaps = [late - early for early, late in itertools.pairwise(times)]
     print(
         f"gap of a decoding client while 4,000 tokens are prefilled: longest {max(gaps):.3f} s, "
         f"median {statistics.median(gaps):.3f} s (alone {plain:.3f} s); chunks "
@@ -139,23 +142,55 @@ def paced(engine: Engine, times: list[float], is_enough: Callable[[], bool]) -> 
     while not is_enough():
         events = [event for event in engine.step() if isinstance(event, Sampled)]
         times += [time.perf_counter()] * len(events)
-    return statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(times))
+
+
+class Dictation:
+    """A constraint that leaves one id at a time: a random model says what it is told to."""
+
+    def __init__(self, ids: list[int], vocabulary: int) -> None:
+        self._ids = list(reversed(ids))
+        self._size = -(-vocabulary // 8)
+
+    def allowed(self) -> bytes:
+        bits = bytearray(self._size)
+        bits[self._ids[-1] >> 3] = 1 << (self._ids[-1] & 7)
+        return bytes(bits)
+
+    def accept(self, token_id: int) -> None:
+        assert self._ids.pop() == token_id
 
 
 def guesses(folder: pathlib.Path) -> None:
-    """The same text with and without guesses: a seed turns them off."""
-    for kind, temperature in (("repetitive", 0.0), ("fresh", 1.5)):
+    """The same dictated text with and without guesses: a seed turns them off.
+
+    Repetitive: the prompt's page again, every 20th id another. Fresh: nothing of it was there.
+    """
+    page = text(3, 300)
+    edited = [one if place % 20 else place + 11 for place, one in enumerate(page)]
+    for kind, answer in (("repetitive", edited), ("fresh", text(4, 300))):
         rates: dict[str, list[float]] = {"plain": [], "guessing": []}
-        for run in range(3):
-            for name, seed in (("plain", 7 + run), ("guessing", None)):
-                engine = load(folder, rows=1)
-                engine.add(ask(name, text(3, 40), 300, temperature=temperature, seed=seed))
-                rates[name].append(300 / finish(engine))
+        for _ in range(5):
+            for name, seed in (("plain", 7), ("guessing", None)):
+                rates[name].append(dictated(load(folder, rows=1), page, answer, seed))
         plain, guessing = (statistics.median(found) for found in rates.values())
+        ratios = [b / a for a, b in zip(rates["plain"], rates["guessing"], strict=True)]
         print(
             f"guesses on {kind} text: {guessing:.1f} beside {plain:.1f} tokens/s, "
-            f"{guessing / plain:.2f} times"
+            f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
         )
+
+
+def dictated(engine: Engine, page: list[int], answer: list[int], seed: int | None) -> float:
+    """Ids a second of the answer alone."""
+    request = ask("a", page, len(answer), temperature=0.0, seed=seed)
+    constraint = Dictation([*answer, 0], engine.capabilities.vocabulary)
+    engine.add(msgspec.structs.replace(request, constraint=constraint))
+    while not any(isinstance(event, Sampled) for event in engine.step()):
+        pass
+    rate = (len(answer) - 1) / finish(engine)
+    engine.close()
+    return rate
 
 
 def embed(folder: pathlib.Path) -> None:
@@ -177,7 +212,9 @@ PARTS = {"rows": rows, "second-turn": second_turn, "gap": gap, "guesses": guesse
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.bench.engine", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "embed"])
+    parser.add_argument(
+        "parts", nargs="*", help="which figures (all): " + ", ".join([*PARTS, "embed"])
+    )
     parser.add_argument("--size", choices=sorted(SHAPES), default="0.1B")
     parser.add_argument("--types", default="Q4_K_M")
     parser.add_argument("--artifact", type=pathlib.Path, help="instead of a random model")

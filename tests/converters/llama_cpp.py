@@ -23,7 +23,7 @@ class _ModelParameters(ctypes.Structure):
 
 
 class ReferenceTokenizer:
-    """The vocabulary of one GGUF. Special tokens in a text are parsed, nothing is added to it."""
+    """The vocabulary of one GGUF. Special tokens in a text are parsed; it is framed on demand."""
 
     def __init__(self, path: Path) -> None:
         self._library = _library()
@@ -36,11 +36,11 @@ class ReferenceTokenizer:
     def close(self) -> None:
         self._library.llama_model_free(self._model)
 
-    def encode(self, text: str, *, parses_special: bool = True) -> list[int]:
+    def encode(self, text: str, *, parses_special: bool = True, frames: bool = False) -> list[int]:
         raw = text.encode()
         ids = (ctypes.c_int32 * (2 * len(raw) + 16))()
         count = self._library.llama_tokenize(
-            self._vocabulary, raw, len(raw), ids, len(ids), False, parses_special
+            self._vocabulary, raw, len(raw), ids, len(ids), frames, parses_special
         )
         assert count >= 0
         return list(ids[:count])

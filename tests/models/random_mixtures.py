@@ -12,6 +12,7 @@ from tests.models.random_parts import (
     bias,
     embedding_and_head,
     gated_feed_forward,
+    head_norms,
     matrix,
     norm,
 )
