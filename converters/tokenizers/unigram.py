@@ -17,9 +17,10 @@ from converters.tokenizers.vocabulary import TokenType, Vocabulary
 _SPACE = "\u2581"
 # No text has this in front after normalisation: spaces have become U+2581.
 _UNREACHABLE = " "
-# Between any two characters it keeps them apart; ASCII needs it nowhere but inside of \r\n.
+# Between any two characters it keeps them apart; ASCII needs it nowhere but inside of \r\n. Put
+# before the first character it would end the library in a panic.
 _BREAK = "\u0001"
-_BREAK_BEFORE = r"(?=[^\x{00}-\x{09}\x{0B}-\x{7F}])"
+_BREAK_BEFORE = r"(?!\A)(?=[^\x{00}-\x{09}\x{0B}-\x{7F}])"
 
 
 def unigram_json(

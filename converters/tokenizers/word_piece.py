@@ -3,7 +3,8 @@
 GGUF writes a piece that begins a word with U+2581 in front and a continuation bare; `tokenizer.json`
 writes the first bare and the second with `##`. Texts are cleaned and cut as the models were trained
 (Hugging Face's BertNormalizer). llama.cpp's differs in what it leaves out: of a Hangul syllable it
-keeps the first letter, of scripts with spacing marks no mark, and it knows no longest word.
+keeps the first letter, of scripts with spacing marks no mark, it knows no longest word, takes
+U+000B, U+000C and U+0085 for spaces, and its punctuation is that of a newer Unicode.
 """
 
 from __future__ import annotations

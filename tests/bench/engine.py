@@ -18,6 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from backends.onnx import backend
+from backends.onnx.pace import MIN_CHUNK
 from backends.types import Engine, GenerateRequest, Load, Prefilled, Sampled, Sampling
 from converters.convert import Request, convert
 from converters.progress import Progress
@@ -117,23 +118,23 @@ def gap(folder: pathlib.Path) -> None:
     engine.add(ask("long", text(2, 4000), 1, temperature=0.7))
     done = 0
     chunks: list[int] = []
-
-    def is_prefilled() -> bool:
-        return done >= 4000
-
+    smallest: list[float] = []
     times.clear()
-    while not is_prefilled():
+    while done < 4000:
+        begin = time.perf_counter()
         for event in engine.step():
             if isinstance(event, Prefilled):
                 chunks.append(event.done - done)
                 done = event.done
+                if chunks[-1] <= MIN_CHUNK:
+                    smallest.append(time.perf_counter() - begin)
             elif isinstance(event, Sampled) and event.request_id == "talking":
                 times.append(time.perf_counter())
     gaps = [late - early for early, late in itertools.pairwise(times)]
     print(
         f"gap of a decoding client while 4,000 tokens are prefilled: longest {max(gaps):.3f} s, "
-        f"median {statistics.median(gaps):.3f} s (alone {plain:.3f} s); chunks "
-        f"{min(chunks)} to {max(chunks)} ids"
+        f"median {statistics.median(gaps):.3f} s (alone {plain:.3f} s); chunks {min(chunks)} to "
+        f"{max(chunks)} ids, the slowest of {MIN_CHUNK}: {max(smallest, default=0):.3f} s"
     )
 
 

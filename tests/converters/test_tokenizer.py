@@ -188,7 +188,7 @@ def test_tekken_keeps_marks_with_their_letters(open_pair: Open) -> None:
     ("pre", "text", "words"),
     [
         ("kimi-k2", "HelloWORLD漢字ab1234", ["Hello", "WORLD", "漢字", "ab", "123", "4"]),
-        ("afmoe", "a  12345ไทย", ["a", "  ", "12", "345", "ไทย"]),
+        ("afmoe", "a  12345เไ", ["a", "  ", "12", "345", "เไ"]),
         ("superbpe", "a 1234567 b", ["a ", "1", "234", "567", " b"]),
         ("deepseek-llm", "ЯЖ ქა\n12", ["ЯЖ", " ", "ქა", "\n", "12"]),
     ],
@@ -207,7 +207,7 @@ def test_a_mask_swallows_the_space_before_it(open_pair: Open, pre: str) -> None:
     keys["tokenizer.ggml.tokens"] = [*keys["tokenizer.ggml.tokens"], "<mask>"]
     keys["tokenizer.ggml.token_type"] = [*keys["tokenizer.ggml.token_type"], CONTROL]
     pair = open_pair(keys)
-    assert_equal_ids(pair, ["a <mask> b", "  <mask>", "a\t\n<mask><mask>"])
+    assert_equal_ids(pair, ["a <mask> b", " \t<mask>", "a\t\n<mask><mask>"])
 
 
 @pytest.mark.parametrize("pre", ["default", "llama-bpe", "qwen2", "deepseek-v3"])

@@ -233,7 +233,7 @@ DECODERS: dict[str, Architecture] = {
             "attention.scale": 0.08,
             "embedding_scale": 12.0,
             "residual_scale": 0.22,
-            "logit_scale": 0.5,
+            "logit_scale": 1.2,
         },
     ),
     "smollm3": Architecture("smollm3", llama_weights, is_tied=True),

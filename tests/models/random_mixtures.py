@@ -274,7 +274,7 @@ MIXTURES: dict[str, Architecture] = {
             "attention.scale": 0.08,
             "embedding_scale": 12.0,
             "residual_scale": 0.22,
-            "logit_scale": 0.5,
+            "logit_scale": 1.2,
         },
     ),
     "gpt-oss": Architecture(

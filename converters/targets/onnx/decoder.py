@@ -3,7 +3,7 @@
 Inputs: `inputs_embeds` [B, S, E], `seqlens_k` i32 [B] (ids of the row after this run, minus 1),
 `total` i32 (the longest row), `logit_rows` i64 [R] (flat, into B·S), `cos`/`sin` [P, pairs] per rope
 table (`_local` for that one), per attending block `past_key.i`/`past_value.i` [B, kv_heads, T,
-head_size], per convolving block `past_conv.i` [B, length - 1, E]. Outputs: `present_*` (the engine
+head_size], and the states of `recurrent`. Outputs: `present_*` (the engine
 binds them to the past's memory), `logits` [R, V], `topk_values`/`topk_ids` [R, K], `lse` [R],
 `hidden` [R, E], which the head was given.
 Everything after the last block's mixer is computed for the wanted rows only.

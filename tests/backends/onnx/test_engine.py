@@ -269,3 +269,27 @@ def test_the_graph_runs_without_wanted_rows(artifact: pathlib.Path):
     assert isinstance(graph, BoundGraph)
     scores = graph.run(0, np.zeros((1, 3, 64), np.float32), [3], [])
     assert [part.shape[0] for part in scores] == [0, 0, 0, 0, 0]
+
+
+def test_on_precise_artifacts_reproducible_requests_run_alone(tmp_path: pathlib.Path):
+    """Sums of fp32 depend on what else is in a run, and on how a prompt is cut."""
+    write_tiny_artifact(tmp_path, accuracy_level=0)
+    engine = load(tmp_path)
+    assert not engine.capabilities.reproducible_batches
+    exact = request("exact", 300, max_tokens=30, reproducible=True)
+    engine.add(exact)
+    alone = ids_of(run(engine)["exact"])
+    for n in range(3):
+        engine.add(request(f"a{n}", 5 + n, max_tokens=20))
+    engine.add(exact)
+    engine.add(request("late", 5, max_tokens=20))
+    found: list[int] = []
+    together = 0
+    while engine.has_work():
+        for event in engine.step():
+            if event.request_id == "exact" and isinstance(event, Sampled):
+                found.append(event.token_id)
+        ids = {seat.generation.id for seat in engine._seats()}
+        assert ids == {"exact"} or "exact" not in ids
+        together = max(together, len(ids))
+    assert (found, together) == (alone, 3)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from backends.onnx import backend
+from backends.onnx.loading import plan_rows
 from backends.types import EngineError, Load
 from converters.artifact import ARTIFACT_FILE, GRAPH_FILE, WEIGHTS_FILE, Artifact
 from tests.backends.onnx.tiny_artifact import write_tiny_artifact
@@ -94,3 +95,11 @@ def test_importing_the_backend_imports_no_runtime():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "budget_bytes", "expected"),
+    [(4, 10_000, 4), (4, 150, 3), (4, 100, 2), (4, 10, 1), (1, 10_000, 1)],
+)
+def test_rows_are_as_many_as_fit_half_full(ceiling: int, budget_bytes: int, expected: int):
+    assert plan_rows(ceiling, 100, budget_bytes) == expected

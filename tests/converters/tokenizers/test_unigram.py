@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ from tests.converters.tokenizers.pairs import (
 
 LINES = 1400
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<mask>", "<user>"]
+RANGES = (
+    lambda chance: chance.randrange(128),
+    lambda chance: chance.randrange(0x80, 0x3000),
+    lambda chance: chance.randrange(0x3000, 0xD800),
+    lambda chance: chance.randrange(0xE000, 0x20000),
+    lambda chance: chance.choice([0x1, 0x20, 0x301, 0x323, 0x200D, 0xFE0F, 0x1160, 0x11A8, 0xFB01]),
+)
 REORDERED = "a\u0308\u0323"
 
 
@@ -47,7 +56,7 @@ def pieces() -> list[tuple[str, float]]:
 
 
 def unigram_keys(name: str = "", **flags: bool) -> dict[str, Any]:
-    """Half of the learnt pieces' characters are left out: unknown text is cut, too."""
+    """One letter and whatever was rare in training have no piece: unknown text is cut, too."""
     learnt = [(text, score) for text, score in pieces() if "\0" not in text and text != "ё"]
     tail = [("[PAD7]", UNUSED, -10000.0), ("un", UNUSED, -3.0), ("<0x41>", BYTE, 0.0)]
     tail = [entry for entry in tail if entry[0] not in dict(learnt)]
@@ -83,6 +92,16 @@ def test_marks_out_of_order_are_put_in_order(tmp_path: Path) -> None:
         assert pair.ours.encode(REORDERED) == pair.ours.encode("a\u0323\u0308")
 
 
+@pytest.mark.parametrize("name", ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", ""])
+def test_no_text_brings_the_library_down(tmp_path: Path, name: str) -> None:
+    keys = unigram_keys(name, add_space_prefix=True, remove_extra_whitespaces=True)
+    chance = random.Random(3)
+    with read_by_both(tmp_path, keys) as pair:
+        for _ in range(1500):
+            points = [chance.choice(RANGES)(chance) for _ in range(chance.randint(1, 6))]
+            pair.ours.encode("".join(map(chr, points)))
+
+
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_eos_token": False}])
 def test_texts_are_framed_as_by_llama_cpp(tmp_path: Path, flags: dict[str, bool]) -> None:
     keys = unigram_keys("nmt_nfkc", **flags) | {"tokenizer.ggml.bos_token_id": 3}
@@ -93,8 +112,6 @@ def test_texts_are_framed_as_by_llama_cpp(tmp_path: Path, flags: dict[str, bool]
 
 
 def test_the_table_is_read_from_base64_too(tmp_path: Path) -> None:
-    import base64
-
     plain = build_tokenizer(write_and_read(tmp_path, unigram_keys("nmt_nfkc")))
     text = base64.b64encode(character_map("nmt_nfkc")).decode()
     for written in ([text], [text[:1000], text[1000:]], text):
@@ -105,7 +122,7 @@ def test_the_table_is_read_from_base64_too(tmp_path: Path) -> None:
 def test_text_comes_back(tmp_path: Path) -> None:
     keys = unigram_keys("nmt_nfkc", add_space_prefix=True, remove_extra_whitespaces=True)
     with read_by_both(tmp_path, keys) as pair:
-        assert pair.ours.decode(pair.ours.encode("hello don't <user> x")) == "hello don't <user>x"
+        assert pair.ours.decode(pair.ours.encode("hello don't <user> x")) == "hello don't<user>x"
 
 
 def test_a_vocabulary_without_an_unknown_token_is_refused(tmp_path: Path) -> None:
