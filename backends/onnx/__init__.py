@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from backends.types import Engine, Load
+from backends.engine.contract import Engine
+from backends.types import (
+    Load,
+)
 
 
 class OnnxBackend:

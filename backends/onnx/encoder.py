@@ -12,13 +12,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.onnx.binding import rotary_inputs
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.vectors import check_text
 from backends.types import (
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     Failed,
     GenerateRequest,
     TokenEvent,

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.generation import Generation, plan_limits
 from backends.engine.sampling import Sampler
 from backends.engine.speculation import RunCosts
@@ -29,9 +30,7 @@ from backends.onnx.scores import Scores, raw_logprobs
 from backends.onnx.seat import Applicant, Seat, plan_prefill
 from backends.onnx.vectors import VectorSource
 from backends.types import (
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     Failed,
     GenerateRequest,
     TokenEvent,

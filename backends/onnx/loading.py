@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from backends.engine.contract import Engine, EngineCapabilities
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
@@ -15,7 +16,10 @@ from backends.onnx.engine import OnnxEngine
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.session import open_session
-from backends.types import Engine, EngineCapabilities, EngineError, Load
+from backends.types import (
+    EngineError,
+    Load,
+)
 from converters.artifact import (
     WEIGHTS_FILE,
     Artifact,

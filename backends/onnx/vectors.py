@@ -9,13 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backends.engine.contract import EngineCapabilities
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.pace import EXACT_CHUNK, plan_fixed_chunk
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import Row
 from backends.onnx.scores import Scores
-from backends.types import EngineCapabilities, EngineError
+from backends.types import (
+    EngineError,
+)
 
 
 class VectorSource:

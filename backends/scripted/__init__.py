@@ -5,7 +5,11 @@ from __future__ import annotations
 import pathlib
 import time
 
-from backends.types import Engine, EngineError, Load
+from backends.engine.contract import Engine
+from backends.types import (
+    EngineError,
+    Load,
+)
 
 
 class ScriptedBackend:

@@ -15,13 +15,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
+from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.generation import Generation, plan_limits
 from backends.scripted.script import EOS_ID, VOCABULARY, Fault, Rule, Script
 from backends.types import (
     Constraint,
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     Failed,
     GenerateRequest,
     TokenEvent,

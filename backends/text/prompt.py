@@ -9,11 +9,17 @@ import pathlib
 
 import msgspec
 
+from backends.engine.contract import EngineCapabilities
 from backends.text.go_prompt import render_go
 from backends.text.history import Fitted, PromptFitter
 from backends.text.jinja_template import render
 from backends.text.tokenizer import Tokenizer
-from backends.types import Chat, EngineCapabilities, EngineError, GenerateRequest, Message
+from backends.types import (
+    Chat,
+    EngineError,
+    GenerateRequest,
+    Message,
+)
 from converters.artifact import Artifact, SpecialTokens, read_artifact
 
 # A generation without a limit of its own ends after this many contexts.

@@ -15,12 +15,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from backends.engine.contract import Backend, Engine, EngineCapabilities, EngineStatus
 from backends.types import (
-    Backend,
-    Engine,
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     GenerateRequest,
     Load,
     RequestId,

@@ -10,9 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from backends.engine.contract import EngineCapabilities
 from backends.engine.grammar import Grammar, GrammarCompiler, GrammarSpec, GrammarVocabulary
 from backends.text.tokenizer import Tokenizer
-from backends.types import EngineCapabilities, EngineError, RequestId
+from backends.types import (
+    EngineError,
+    RequestId,
+)
 
 
 class GrammarReady(msgspec.Struct, frozen=True):

@@ -14,21 +14,19 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from backends.engine.contract import Backend, EngineCapabilities, EngineStatus
 from backends.text.answer_grammar import answer_grammar
 from backends.text.conversation import Conversation
 from backends.text.embedding import embedded, passage_ids
 from backends.text.prompt import ModelText, context_length_of
 from backends.text.render_guard import resident_bytes
 from backends.types import (
-    Backend,
     Cancel,
     Chat,
     Counted,
     CountTokens,
     Embed,
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     Failed,
     FromWorker,
     GenerateRequest,

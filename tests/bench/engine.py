@@ -17,9 +17,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from backends.engine.contract import Engine
 from backends.onnx import backend
 from backends.onnx.pace import MIN_CHUNK
-from backends.types import Engine, GenerateRequest, Load, Prefilled, Sampled, Sampling
+from backends.types import (
+    GenerateRequest,
+    Load,
+    Prefilled,
+    Sampled,
+    Sampling,
+)
 from converters.convert import Request, convert
 from converters.progress import Progress
 from tests.models.random_gguf import SIZES, make_gguf

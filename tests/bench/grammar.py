@@ -15,11 +15,19 @@ from typing import NamedTuple
 import jsonschema
 
 from backends import onnx
+from backends.engine.contract import Engine
 from backends.engine.grammar import GrammarCompiler, GrammarSpec, GrammarVocabulary
 from backends.text.answer_grammar import answer_grammar
 from backends.text.markup import Markup
 from backends.text.tokenizer import Tokenizer
-from backends.types import Engine, Failed, Finished, GenerateRequest, Load, Sampled, Sampling
+from backends.types import (
+    Failed,
+    Finished,
+    GenerateRequest,
+    Load,
+    Sampled,
+    Sampling,
+)
 from converters.artifact import read_artifact
 from converters.convert import Request, convert
 from converters.progress import Progress

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from backends import onnx, scripted
+from backends.engine.contract import Backend
 from backends.scripted.make import write_artifact
 from backends.scripted.script import EOS_ID, Rule, Script
-from backends.types import Backend
 from tests.backends.onnx.tiny_artifact import END_ID, write_tiny_artifact
 
 TALK = tuple("the quick brown fox jumps over the lazy dog " * 20)

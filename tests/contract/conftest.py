@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.types import Engine, Load
+from backends.engine.contract import Engine
+from backends.types import (
+    Load,
+)
 from tests.contract.backends_under_test import BACKENDS, UnderTest
 from tests.contract.stepping import CONTEXT, ROWS
 

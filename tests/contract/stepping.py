@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from backends.engine.contract import Engine
 from backends.types import (
-    Engine,
     Failed,
     Finished,
     GenerateRequest,

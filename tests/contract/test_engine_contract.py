@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from backends.engine.contract import Engine
 from backends.types import (
-    Engine,
     EngineError,
     Failed,
     GenerateRequest,

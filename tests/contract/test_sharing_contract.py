@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pathlib
 
-from backends.types import Engine, EngineError, Failed, Load, Prefilled, TokenEvent
+from backends.engine.contract import Engine
+from backends.types import (
+    EngineError,
+    Failed,
+    Load,
+    Prefilled,
+    TokenEvent,
+)
 from tests.contract.backends_under_test import UnderTest
 from tests.contract.stepping import (
     CONTEXT,

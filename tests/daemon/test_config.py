@@ -195,7 +195,7 @@ def test_registry_settings() -> None:
 )
 def test_registry_settings_that_are_none(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=variable):
-        config(**{variable: text})
+        config(None, **{variable: text})
 
 
 def test_other_programs_folders_are_off_until_named() -> None:

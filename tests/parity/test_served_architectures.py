@@ -11,8 +11,15 @@ import pathlib
 import numpy as np
 import pytest
 
+from backends.engine.contract import Engine
 from backends.onnx import backend
-from backends.types import Engine, Finished, GenerateRequest, Load, Sampled, Sampling
+from backends.types import (
+    Finished,
+    GenerateRequest,
+    Load,
+    Sampled,
+    Sampling,
+)
 from tests.models.random_architectures import DECODERS, MIXTURES
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp

@@ -19,7 +19,7 @@ from backends.types import Embed, Embedded
 from daemon.api.framing import EventAnswer
 from daemon.api.ollama.answers import Timing
 from daemon.api.ollama.keep_alive import KeepAlive, parse_keep_alive
-from daemon.api.ollama.lookup import KnownModel, know, resolve
+from daemon.api.ollama.lookup import KnownModel, find, know
 from daemon.api.options import resolve_options, typed_value
 from daemon.api.request import ApiRequest, client_of
 from daemon.api.services import Rooms, Services
@@ -138,7 +138,7 @@ async def embedded_legacy(vectors: Vectors) -> AsyncGenerator[LegacyEmbedAnswer,
 async def known(services: Services, asked: str) -> KnownModel:
     """As `lookup`, with the text that these routes have for what is missing."""
     try:
-        stored = resolve(services, asked)
+        stored = await find(services, asked)
     except NotFound:
         raise NotFound(f'model "{asked}" not found, try pulling it first') from None
     return await know(services, asked, stored)

@@ -6,9 +6,9 @@ import pathlib
 
 import pytest
 
+from backends.engine.contract import Engine
 from backends.onnx import backend
 from backends.types import (
-    Engine,
     Finished,
     GenerateRequest,
     Load,

@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 
+from backends.engine.contract import Engine
 from backends.scripted import backend
 from backends.scripted.make import write_artifact
 from backends.scripted.script import EOS_ID, Rule, Script
-from backends.types import Engine, EngineError, Failed, Finished, GenerateRequest, Load, Sampled
+from backends.types import (
+    EngineError,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Load,
+    Sampled,
+)
 
 END = frozenset({EOS_ID})
 

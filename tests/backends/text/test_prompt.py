@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from backends.engine.contract import EngineCapabilities
 from backends.engine.generation import TOO_LONG
 from backends.text.prompt import ModelText, context_length_of
 from backends.text.tokenizer import Tokenizer
 from backends.types import (
     Chat,
-    EngineCapabilities,
     EngineError,
     Limits,
     Message,

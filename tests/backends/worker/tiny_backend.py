@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.types import (
-    EngineCapabilities,
     EngineError,
-    EngineStatus,
     Finished,
     GenerateRequest,
     Load,
