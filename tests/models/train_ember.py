@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Train the bundled model and write it as a GGUF: some minutes on two CPU cores.
+"""Train the bundled model and write it as a GGUF: under an hour on two CPU cores.
 
 PyTorch is wanted only here, in an environment of its own:
 
@@ -7,8 +7,9 @@ PyTorch is wanted only here, in an environment of its own:
     ember-env/bin/pip install torch==2.13.0 numpy gguf tokenizers
     ember-env/bin/python -m tests.models.train_ember --output daemon/bundled/ember.gguf
 
-Run from the repository's root. Same seed, versions and thread count: the same model. A checkpoint
-is kept beside the output while training, so an interrupted run goes on where it was.
+Run from the repository's root. Batches depend only on the seed; rounding depends on versions
+and thread count. A checkpoint is kept beside the output while training, so an interrupted run goes
+on where it was.
 """
 
 import argparse
