@@ -28,6 +28,8 @@ async def hearth(base: str, *arguments: str) -> asyncio.subprocess.Process:
         *arguments,
         env={"HEARTH_HOST": base, "PATH": "/usr/bin:/bin"},
         stderr=asyncio.subprocess.PIPE,
+        # A suite that a shell started in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
