@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes
 import mmap
 import pathlib
 import sys
