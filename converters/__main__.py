@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -77,38 +79,44 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, type=pathlib.Path)
     parser.add_argument("--output", required=True, type=pathlib.Path)
+    parser.add_argument(
+        "--watch-stdin", action="store_true", help="leave when standard input ends: the parent died"
+    )
     parser.set_defaults(run=run)
     return parser
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from converters.convert import Request, convert
-
-    request = Request(
-        source=options.source,
-        target=options.target,
-        final=options.output.absolute(),
-        precise=options.precise,
-    )
-    prepare(request.final)
+    final = options.output.absolute()
+    prepare(final)
     with options.input.open("rb") as file:
-        _confine(options.input, request.final.parent)
+        _confine(options, final.parent)
+        # Imported only now: the threads that numpy starts must be confined too.
+        from converters.convert import Request, convert
+
+        request = Request(
+            source=options.source,
+            target=options.target,
+            final=final,
+            precise=options.precise,
+        )
         artifact_bytes = convert(file, request, Progress())
     write_line(done=True, artifact_bytes=artifact_bytes)
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from converters.inspector import inspect
-
     options.output.mkdir(parents=True, exist_ok=True)
     with options.input.open("rb") as file:
-        _confine(options.input, options.output)
+        _confine(options, options.output)
+        from converters.inspector import inspect
+
         inspect(file, options.digest, options.output)
     write_line(done=True)
 
 
-def _confine(source: pathlib.Path, output: pathlib.Path) -> None:
+def _confine(options: argparse.Namespace, output: pathlib.Path) -> None:
     """From here on only these two are within reach. The sizes are far beyond what a model needs."""
+    source: pathlib.Path = options.input
     size = source.stat().st_size
     confine(
         read=[source.resolve()],
@@ -117,10 +125,19 @@ def _confine(source: pathlib.Path, output: pathlib.Path) -> None:
         file_bytes=LEAST_FILE_BYTES + LARGEST_GROWTH * size,
         cpu_seconds=LEAST_CPU_SECONDS + size // LEAST_BYTES_PER_SECOND,
     )
+    if options.watch_stdin:
+        threading.Thread(target=_watch_parent, daemon=True).start()
 
 
 def _cancel(number: int, frame: FrameType | None) -> None:
     raise _Cancelled(f"ended by {signal.Signals(number).name}")
+
+
+def _watch_parent() -> None:
+    """Where the kernel does not end us with our parent, the end of the pipe from it does."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _kind(error: ConversionError) -> str:

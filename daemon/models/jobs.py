@@ -172,7 +172,13 @@ class Conversions:
 
     def _start_job(self, source: str, folder: pathlib.Path, target: str, precise: bool) -> _Job:
         job = _Job(source, folder)
-        command = [*self._command, "convert", "--input", str(self._blob_path(source))]
+        command = [
+            *self._command,
+            "convert",
+            "--watch-stdin",
+            "--input",
+            str(self._blob_path(source)),
+        ]
         command += ["--source", source, "--target", target, "--output", str(folder)]
         command += ["--precise"] if precise else []
         self._jobs[folder] = job
@@ -268,7 +274,8 @@ class Conversions:
     ) -> Inspection:
         if not await asyncio.to_thread(path.is_file):
             raise NotFound(f"blob sha256:{digest} not found")
-        command = [*self._command, "inspect", "--input", str(path), "--digest", digest]
+        command = [*self._command, "inspect", "--watch-stdin", "--input", str(path)]
+        command += ["--digest", digest]
         async with self._one_inspector:
             await run_converter([*command, "--output", str(folder)], lambda _: None, self._is_busy)
         inspection = await asyncio.to_thread(read_inspection, folder / f"{digest}.json")

@@ -87,6 +87,22 @@ def test_a_signal_takes_everything_back(tmp_path: pathlib.Path, number: signal.S
     assert list(final.parent.iterdir()) == []
 
 
+def test_a_parent_that_dies_takes_everything_back(tmp_path: pathlib.Path):
+    model = make_gguf(tmp_path / "large.gguf", types="Q4_K", embedding=1024, vocabulary=32000)
+    final = tmp_path / "artifacts" / "onnx-cpu-f1"
+    line = convert_command(model, final, "--precise", "--watch-stdin")
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None and child.stdout is not None
+        for text in child.stdout:
+            if json.loads(text).get("phase") == "write":
+                child.stdin.close()
+                break
+        rest = child.stdout.read().splitlines()
+    assert child.returncode == 143
+    assert json.loads(rest[-1])["kind"] == "cancelled"
+    assert list(final.parent.iterdir()) == []
+
+
 def test_a_reader_that_goes_away_takes_everything_back(tmp_path: pathlib.Path):
     model = make_gguf(tmp_path / "large.gguf", types="Q4_K", embedding=1024, vocabulary=32000)
     final = tmp_path / "artifacts" / "onnx-cpu-f1"

@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--input", type=pathlib.Path)
     parser.add_argument("--output", type=pathlib.Path)
     parser.add_argument("--precise", action="store_true")
+    parser.add_argument("--watch-stdin", action="store_true")
     options = parser.parse_args()
     text = options.input.read_bytes().removeprefix(b"GGUF")
     wanted = json.loads(text or b"{}")
