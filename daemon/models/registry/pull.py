@@ -24,7 +24,7 @@ from daemon.models.registry.client import RegistryClient
 from daemon.models.registry.download import BlobDownload
 from daemon.models.registry.flights import Flights
 from daemon.models.registry.incoming import blobs_of, check_manifest
-from daemon.models.registry.sharing import Progress, SharedWork
+from daemon.models.registry.sharing import Progress, SharedWorks
 from daemon.models.registry.space import RESERVE_BYTES, disk_of, missing_bytes, plan_space
 from daemon.models.store import Store
 
@@ -59,37 +59,20 @@ class Puller:
         self.flights = Flights(store, access)
         # By digest, so that a pull that goes on does not look at the same header again.
         self.looked_at: dict[str, Inspection] = {}
-        self._running: dict[tuple[str, bool], SharedWork] = {}
+        self._shared = SharedWorks()
 
-    async def pull(
-        self, name: ModelName, *, insecure: bool = False
-    ) -> AsyncGenerator[CreateStatus]:
+    def pull(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[CreateStatus]:
         """The stream of statuses; closed by its last reader, the pull stops and can be resumed.
 
         Raises StoreReadOnly, Forbidden, Invalid, NotYet, NoSpace, LoadFailed, Internal.
         """
-        work = self._work(name, insecure)
-        async with contextlib.aclosing(work.follow()) as lines:
-            async for line in lines:
-                yield line
-
-    def _work(self, name: ModelName, insecure: bool) -> SharedWork:
-        key = (name.full.casefold(), insecure)
-
-        async def pull(progress: Progress) -> None:
-            await _Pull(self, name, insecure, progress).run()
-
-        def forget(over: SharedWork) -> None:
-            if self._running.get(key) is over:
-                del self._running[key]
-
-        if key not in self._running:
-            self._running[key] = SharedWork(pull, forget)
-        return self._running[key]
+        return self._shared.follow(
+            (name.full.casefold(), insecure),
+            lambda progress: _Pull(self, name, insecure, progress).run(),
+        )
 
     async def close(self) -> None:
-        for work in list(self._running.values()):
-            await work.stop()
+        await self._shared.close()
 
 
 class _Pull:

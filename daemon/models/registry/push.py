@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator
 
 from daemon.errors import Invalid, NotFound
@@ -12,7 +11,7 @@ from daemon.models.name import ModelName, parse_name
 from daemon.models.registry.access import RegistryAccess
 from daemon.models.registry.client import RegistryClient
 from daemon.models.registry.incoming import blobs_of
-from daemon.models.registry.sharing import Progress, SharedWork
+from daemon.models.registry.sharing import Progress, SharedWorks
 from daemon.models.registry.upload import BlobUpload, Session
 from daemon.models.store import Store
 
@@ -25,38 +24,20 @@ class Pusher:
     def __init__(self, store: Store, access: RegistryAccess) -> None:
         self._store = store
         self._access = access
-        self._running: dict[tuple[str, bool], SharedWork] = {}
+        self._shared = SharedWorks()
         self._sessions: dict[tuple[str, str], Session] = {}
 
-    async def push(
-        self, name: ModelName, *, insecure: bool = False
-    ) -> AsyncGenerator[CreateStatus]:
+    def push(self, name: ModelName, *, insecure: bool = False) -> AsyncGenerator[CreateStatus]:
         """The stream of statuses; closed by its last reader, the push stops and can be resumed.
 
         Raises NotFound, Forbidden, Internal.
         """
-        work = self._work(name, insecure)
-        async with contextlib.aclosing(work.follow()) as lines:
-            async for line in lines:
-                yield line
-
-    def _work(self, name: ModelName, insecure: bool) -> SharedWork:
-        key = (name.full.casefold(), insecure)
-
-        async def push(progress: Progress) -> None:
-            await self._push(name, insecure, progress)
-
-        def forget(over: SharedWork) -> None:
-            if self._running.get(key) is over:
-                del self._running[key]
-
-        if key not in self._running:
-            self._running[key] = SharedWork(push, forget)
-        return self._running[key]
+        return self._shared.follow(
+            (name.full.casefold(), insecure), lambda progress: self._push(name, insecure, progress)
+        )
 
     async def close(self) -> None:
-        for work in list(self._running.values()):
-            await work.stop()
+        await self._shared.close()
 
     async def _push(self, name: ModelName, insecure: bool, progress: Progress) -> None:
         progress.say("retrieving manifest")

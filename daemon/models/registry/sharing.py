@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 
 from daemon.errors import Busy, DaemonError, Internal
 from daemon.models.create_request import CreateStatus
@@ -93,3 +94,28 @@ class SharedWork:
         self._forget(self)
         self._task.cancel()
         await asyncio.wait({self._task})
+
+
+class SharedWorks:
+    """All work of one kind that is under way, by what it is about: callers of one key share one."""
+
+    def __init__(self) -> None:
+        self._running: dict[Hashable, SharedWork] = {}
+
+    async def follow(
+        self, key: Hashable, work: Callable[[Progress], Awaitable[None]]
+    ) -> AsyncGenerator[CreateStatus]:
+        """As `SharedWork.follow`; `work` begins unless the same is already under way."""
+        if key not in self._running:
+            self._running[key] = SharedWork(work, lambda over: self._forget(key, over))
+        async with contextlib.aclosing(self._running[key].follow()) as lines:
+            async for line in lines:
+                yield line
+
+    def _forget(self, key: Hashable, over: SharedWork) -> None:
+        if self._running.get(key) is over:
+            del self._running[key]
+
+    async def close(self) -> None:
+        for work in list(self._running.values()):
+            await work.stop()
