@@ -184,9 +184,6 @@ class KeyValueRows:
         if row.target >= 0:
             self._vacate(row.target)
 
-    def is_taken(self, row: Row) -> bool:
-        return self._taken.get(row.index) is row
-
     def _vacate(self, index: int) -> None:
         for plane, offset in zip(self._planes, self._offsets, strict=True):
             size = self._row_bytes(plane)

@@ -51,11 +51,6 @@ class StopMatcher:
         self._held = ""
         self.stop_text = ""
 
-    @property
-    def held_characters(self) -> int:
-        """How many characters are kept back because a stop string may begin with them."""
-        return len(self._held)
-
     def push(self, text: str) -> str:
         """What may be shown now. Text after a stop string is dropped."""
         if self.stop_text:

@@ -105,11 +105,6 @@ class AnswerStream:
         state = "ended" if self._is_ended else "open"
         return f"<AnswerStream {self.request_id} {state}, {self._unread_bytes} bytes unread>"
 
-    @property
-    def is_ended(self) -> bool:
-        """The worker has nothing more to do for this request; unread pieces may remain."""
-        return self._is_ended
-
     # ---- the worker's side ----
 
     def push(self, message: FromWorker) -> None:
