@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import MalformedFile, Unsupported
+from converters.gguf_types import ValueType
 
 MAGIC = b"GGUF"
 READABLE_VERSIONS = (2, 3)
@@ -45,7 +46,7 @@ Scalar: TypeAlias = str | int | float | bool
 NumberArray: TypeAlias = npt.NDArray[np.generic]
 Value: TypeAlias = Scalar | list[str] | NumberArray
 
-_STRING, _ARRAY, _BOOL = 8, 9, 7
+_STRING, _ARRAY, _BOOL = ValueType.STRING, ValueType.ARRAY, ValueType.BOOL
 _NUMBERS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4",
     6: "<f4", _BOOL: "<u1", 10: "<u8", 11: "<i8", 12: "<f8",
@@ -112,7 +113,10 @@ class TensorInfo(msgspec.Struct, frozen=True):
 
 
 class GgufFile(msgspec.Struct, frozen=True):
-    """The header. Arrays of text are lists of str, arrays of numbers read-only NumPy arrays."""
+    """The header. Arrays of text are lists of str, arrays of numbers read-only NumPy arrays.
+
+    `value_types` has for every key of a file that was read its type, or that of an array's entries.
+    """
 
     version: int
     alignment: int
@@ -121,6 +125,7 @@ class GgufFile(msgspec.Struct, frozen=True):
     size: int
     data_offset: int
     warnings: tuple[str, ...] = ()
+    value_types: dict[str, ValueType] = {}
 
     @property
     def architecture(self) -> str:
@@ -178,7 +183,7 @@ def parse_header(data: bytes | mmap.mmap, size: int | None = None) -> GgufFile:
     version = _read_version(cursor)
     tensor_count = cursor.count(MAX_TENSORS, _LEAST_TENSOR_BYTES, "tensors")
     key_count = cursor.count(MAX_KEYS, _LEAST_KEY_BYTES, "metadata keys")
-    metadata, warnings = _read_metadata(cursor, key_count)
+    metadata, value_types, warnings = _read_metadata(cursor, key_count)
     alignment = _alignment(metadata)
     entries = [_read_tensor(cursor) for _ in range(tensor_count)]
     data_offset = -(-cursor.position // alignment) * alignment
@@ -187,7 +192,7 @@ def parse_header(data: bytes | mmap.mmap, size: int | None = None) -> GgufFile:
     )
     size = len(data) if size is None else size
     _check_tensors(tensors, alignment, size)
-    return GgufFile(version, alignment, metadata, tensors, size, data_offset, warnings)
+    return GgufFile(version, alignment, metadata, tensors, size, data_offset, warnings, value_types)
 
 
 class _Cursor:
@@ -236,7 +241,7 @@ class _Cursor:
     def name(self, most: int, what: str) -> str:
         return _decode(self.raw_string(most, what), what)
 
-    def array(self, key: str) -> list[str] | NumberArray:
+    def array(self, key: str) -> tuple[ValueType, list[str] | NumberArray]:
         element = self.u32()
         if element == _ARRAY:
             raise Unsupported(f"{key}: arrays of arrays are not supported")
@@ -245,7 +250,9 @@ class _Cursor:
         width = 8 if element == _STRING else np.dtype(_NUMBERS[element]).itemsize
         count = self.count(self._entries_left, width, f"entries of {key}")
         self._entries_left -= count
-        return self._strings(count, key) if element == _STRING else self._numbers(count, element)
+        if element == _STRING:
+            return _STRING, self._strings(count, key)
+        return ValueType(element), self._numbers(count, element)
 
     def _numbers(self, count: int, element: int) -> NumberArray:
         dtype = np.dtype(_NUMBERS[element])
@@ -291,28 +298,31 @@ def _read_version(cursor: _Cursor) -> int:
     return version
 
 
-def _read_metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Value], tuple[str, ...]]:
+def _read_metadata(
+    cursor: _Cursor, count: int
+) -> tuple[dict[str, Value], dict[str, ValueType], tuple[str, ...]]:
     metadata: dict[str, Value] = {}
+    types: dict[str, ValueType] = {}
     warnings: list[str] = []
     for _ in range(count):
         key = cursor.name(MAX_KEY_BYTES, "metadata key")
         if key in metadata:
             raise MalformedFile(f"metadata key {key!r} appears twice")
-        metadata[key] = _read_value(cursor, key, warnings)
-    return metadata, tuple(warnings)
+        types[key], metadata[key] = _read_value(cursor, key, warnings)
+    return metadata, types, tuple(warnings)
 
 
-def _read_value(cursor: _Cursor, key: str, warnings: list[str]) -> Value:
+def _read_value(cursor: _Cursor, key: str, warnings: list[str]) -> tuple[ValueType, Value]:
     kind = cursor.u32()
     if kind == _ARRAY:
         return cursor.array(key)
     if kind == _STRING:
-        return _read_text(cursor, key, warnings)
+        return _STRING, _read_text(cursor, key, warnings)
     if kind not in _SCALARS:
         raise MalformedFile(f"{key}: unknown metadata type {kind}")
     scalar = _SCALARS[kind]
     value: int | float = scalar.unpack(cursor.take(scalar.size))[0]
-    return bool(value) if kind == _BOOL else value
+    return ValueType(kind), bool(value) if kind == _BOOL else value
 
 
 def _read_text(cursor: _Cursor, key: str, warnings: list[str]) -> str:
