@@ -6,16 +6,16 @@ by name. Never called from two threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from backends.engine.contract import EngineCapabilities, EngineStatus
+from backends.engine.texts import MAX_RUN_IDS, check_text, plan_runs
 from backends.onnx.binding import rotary_inputs
 from backends.onnx.embedding import EmbeddingTable
-from backends.onnx.vectors import check_text
 from backends.types import (
     EngineError,
     Failed,
@@ -23,12 +23,6 @@ from backends.types import (
     TokenEvent,
 )
 from converters.artifact import Artifact
-
-# Ids of one run, padding included: more make a run no faster an id, and take memory.
-MAX_RUN_IDS = 1024
-# Padding costs as much as text: beyond so many ids a run takes only texts of nearly one length.
-ENOUGH_RUN_IDS = 64
-MAX_STRETCH = 1.15
 
 
 class OnnxEncoder:
@@ -111,23 +105,6 @@ class OnnxEncoder:
 
     def close(self) -> None:
         self._session = None
-
-
-def plan_runs(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of texts by length, in runs of at most `most` padded ids, or of one text."""
-    run: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if run and _is_full(len(run), lengths[run[0]], lengths[run[-1]], lengths[place], most):
-            yield run
-            run = []
-        run.append(place)
-    if run:
-        yield run
-
-
-def _is_full(count: int, shortest: int, longest: int, new: int, most: int) -> bool:
-    is_enough = count * longest >= ENOUGH_RUN_IDS
-    return (count + 1) * new > most or (is_enough and new > shortest * MAX_STRETCH)
 
 
 def means(hidden: NDArray[np.float32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:

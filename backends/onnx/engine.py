@@ -17,17 +17,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backends.engine.applicant import Applicant, plan_prefill
 from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.generation import Generation, plan_limits
+from backends.engine.pace import EXACT_CHUNK, Pace, plan_fixed_chunk
 from backends.engine.sampling import Sampler
 from backends.engine.speculation import RunCosts
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
-from backends.onnx.pace import EXACT_CHUNK, Pace, plan_fixed_chunk
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows, contiguous
 from backends.onnx.scores import Scores, raw_logprobs
-from backends.onnx.seat import Applicant, Seat, plan_prefill
+from backends.onnx.seat import Seat
 from backends.onnx.vectors import VectorSource
 from backends.types import (
     EngineError,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import numpy as np
 
 from backends.engine.contract import Engine, EngineCapabilities
+from backends.engine.machine_memory import available_memory_bytes
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
@@ -136,13 +136,3 @@ def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> tuple[KeyValu
         states=onnx.states,
     )
     return rows, active
-
-
-def available_memory_bytes() -> int:
-    """What the system could give without swapping; half of all memory where it does not say."""
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

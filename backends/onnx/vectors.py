@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.engine.contract import EngineCapabilities
+from backends.engine.pace import EXACT_CHUNK, plan_fixed_chunk
+from backends.engine.texts import check_text
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
-from backends.onnx.pace import EXACT_CHUNK, plan_fixed_chunk
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import Row
 from backends.onnx.scores import Scores
@@ -47,13 +48,3 @@ class VectorSource:
         scores = self._graph.run(row.index, embeddings, [end], [end - begin - 1] if wanted else [])
         row.advance(end - begin)
         return scores
-
-
-def check_text(ids: Sequence[int], limits: EngineCapabilities) -> None:
-    """Raises EngineError: "invalid" or "too_long"."""
-    if not ids:
-        raise EngineError("invalid", "a text has no ids")
-    if len(ids) > limits.context_length:
-        raise EngineError("too_long", "the input length exceeds the context length")
-    if min(ids) < 0 or max(ids) >= limits.vocabulary:
-        raise EngineError("invalid", "a text has ids that the model has not")

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import msgspec
 
 from backends.engine.contract import Engine
+from backends.engine.pace import MIN_CHUNK
 from backends.onnx import backend
-from backends.onnx.pace import MIN_CHUNK
 from backends.types import (
     GenerateRequest,
     Load,

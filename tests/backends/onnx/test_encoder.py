@@ -5,8 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from backends.engine.texts import plan_runs
 from backends.onnx import backend
-from backends.onnx.encoder import OnnxEncoder, means, plan_runs
+from backends.onnx.encoder import OnnxEncoder, means
 from backends.types import EngineError, Failed, GenerateRequest, Load
 from tests.backends.onnx.converted import converted
 

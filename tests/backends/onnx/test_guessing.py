@@ -59,7 +59,7 @@ def test_guesses_take_the_same_random_numbers(
     sampling = Sampling(temperature=temperature, seed=5, top_k=3, repeat_penalty=1.1)
     wanted = ask("a", PROMPT, 200, sampling=sampling, top_logprobs=1)
     expected, _ = answer(load(artifact), wanted)
-    monkeypatch.setattr("backends.onnx.seat.is_exact", lambda request: False)
+    monkeypatch.setattr("backends.engine.applicant.is_exact", lambda request: False)
     engine = load(artifact)
     watch = Watch(engine)
     found, _ = answer(engine, wanted)

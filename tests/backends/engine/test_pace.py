@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.onnx.pace import MAX_CHUNK, MIN_CHUNK, Pace, plan_chunk
+from backends.engine.pace import MAX_CHUNK, MIN_CHUNK, Pace, plan_chunk
 
 
 @pytest.mark.parametrize(
