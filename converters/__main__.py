@@ -71,14 +71,30 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--source", required=True)
     convert.add_argument("--target", required=True, choices=TARGETS)
     convert.add_argument("--precise", action="store_true")
+    adapt = _adapter_command(_command(commands.add_parser("adapt"), _adapt))
+    adapt.add_argument("--source", required=True)
+    adapt.add_argument("--base-source", required=True)
+    adapt.add_argument("--base-folder", required=True, type=pathlib.Path)
+    adapt.add_argument("--precise", action="store_true")
+    _adapter_command(_command(commands.add_parser("match"), _match, has_output=False))
+    return parser
+
+
+def _adapter_command(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--base", required=True, type=pathlib.Path, help="the base model's GGUF")
+    parser.add_argument("--target", required=True, choices=TARGETS)
     return parser
 
 
 def _command(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    has_output: bool = True,
 ) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, type=pathlib.Path)
-    parser.add_argument("--output", required=True, type=pathlib.Path)
+    if has_output:
+        parser.add_argument("--output", required=True, type=pathlib.Path)
     parser.add_argument(
         "--watch-stdin", action="store_true", help="leave when standard input ends: the parent died"
     )
@@ -104,6 +120,36 @@ def _convert(options: argparse.Namespace) -> None:
     write_line(done=True, artifact_bytes=artifact_bytes)
 
 
+def _adapt(options: argparse.Namespace) -> None:
+    """An adapter beside its base's artifact."""
+    final, base_folder = options.output.absolute(), options.base_folder.absolute()
+    prepare(final)
+    with options.input.open("rb") as file, options.base.open("rb") as base:
+        _confine(options, final.parent, options.base, base_folder)
+        from converters.adapters.convert import AdapterRequest, convert_adapter
+
+        request = AdapterRequest(
+            source=options.source,
+            base=options.base_source,
+            base_folder=base_folder,
+            target=options.target,
+            final=final,
+            precise=options.precise,
+        )
+        artifact_bytes = convert_adapter(file, base, request, Progress())
+    write_line(done=True, artifact_bytes=artifact_bytes)
+
+
+def _match(options: argparse.Namespace) -> None:
+    """Whether an adapter could be written for a base; writes nothing."""
+    with options.input.open("rb") as file, options.base.open("rb") as base:
+        _confine(options, None, options.base)
+        from converters.adapters.convert import match
+
+        match(file, base, options.target)
+    write_line(done=True)
+
+
 def _inspect(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     with options.input.open("rb") as file:
@@ -114,13 +160,15 @@ def _inspect(options: argparse.Namespace) -> None:
     write_line(done=True)
 
 
-def _confine(options: argparse.Namespace, output: pathlib.Path) -> None:
-    """From here on only these two are within reach. The sizes are far beyond what a model needs."""
+def _confine(
+    options: argparse.Namespace, output: pathlib.Path | None, *others: pathlib.Path
+) -> None:
+    """From here on only these are within reach. The sizes are far beyond what a model needs."""
     source: pathlib.Path = options.input
     size = source.stat().st_size
     confine(
-        read=[source.resolve()],
-        write=[output.resolve()],
+        read=[path.resolve() for path in (source, *others)],
+        write=[output.resolve()] if output else [],
         data_bytes=DATA_BYTES,
         file_bytes=LEAST_FILE_BYTES + LARGEST_GROWTH * size,
         cpu_seconds=LEAST_CPU_SECONDS + size // LEAST_BYTES_PER_SECOND,

@@ -9,7 +9,7 @@ the backends read this module.
 from __future__ import annotations
 
 import pathlib
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
 MLX_CONFIG_FILE = "config.json"
 MLX_WEIGHTS_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter.json"
+ADAPTER_WEIGHTS_FILE = "adapter.bin"
+MLX_ADAPTER_FILE = "adapter.safetensors"
 
 Exactness = Literal["exact", "scale-rounded", "re-encoded"]
 TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
@@ -161,8 +164,39 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return counts
 
 
+class StoredArray(msgspec.Struct, frozen=True, kw_only=True):
+    """An fp32 array in `adapter.bin`: C order, little-endian, `offset` in bytes."""
+
+    shape: tuple[int, ...]
+    offset: int
+
+
+class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`adapter.json`: a low-rank adapter for one variant of one base, beside whose weights it stands.
+
+    For ONNX Runtime the folder holds `model.onnx`, the base's graph with the products added, which
+    reads the base's own `weights.bin`, and `adapter.bin` with `arrays` by the graph's names. For MLX
+    `adapter.safetensors` holds `<module>.lora_a` [rank, columns] and `<module>.lora_b` [rows, rank],
+    scaled, for a module's x to become module(x) + (x aᵀ) bᵀ. `base` and `source` are source ids.
+    """
+
+    format: int
+    converter: int
+    source: str
+    base: str
+    variant: str
+    rank: int
+    targets: tuple[str, ...]
+    file_bytes: int = 0
+    resident_bytes: int = 0
+    arrays: dict[str, StoredArray] = {}
+
+
 class ArtifactError(Exception):
     """The folder holds no artifact that this build can read; the message says why."""
+
+
+_Described = TypeVar("_Described", Artifact, AdapterArtifact)
 
 
 def variant_folder(target: str, *, precise: bool = False) -> str:
@@ -170,11 +204,24 @@ def variant_folder(target: str, *, precise: bool = False) -> str:
     return f"{target}{'-precise' if precise else ''}-f{ARTIFACT_FORMAT}"
 
 
+def adapter_folder(variant: str, base: str) -> str:
+    """Folder name below the adapter's source id: the base's variant and source id."""
+    return f"{variant}-on-{base}"
+
+
 def read_artifact(folder: pathlib.Path) -> Artifact:
     """Decodes `artifact.json`. Raises ArtifactError."""
+    return _readable(folder, ARTIFACT_FILE, Artifact)
+
+
+def read_adapter(folder: pathlib.Path) -> AdapterArtifact:
+    """Decodes `adapter.json`. Raises ArtifactError."""
+    return _readable(folder, ADAPTER_FILE, AdapterArtifact)
+
+
+def _readable(folder: pathlib.Path, name: str, kind: type[_Described]) -> _Described:
     try:
-        data = (folder / ARTIFACT_FILE).read_bytes()
-        artifact = msgspec.json.decode(data, type=Artifact)
+        artifact = msgspec.json.decode((folder / name).read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{folder.name}: no readable artifact ({error})") from error
     if artifact.format not in READABLE_FORMATS:

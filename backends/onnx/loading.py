@@ -5,10 +5,12 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
+import onnxruntime as ort
 
 from backends.engine.contract import Engine, EngineCapabilities
 from backends.engine.machine_memory import available_memory_bytes
 from backends.engine.speculation import MOST_GUESSES
+from backends.onnx.adapter import load_adapter
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.encoder import OnnxEncoder
@@ -45,7 +47,7 @@ def _load_encoder(
 ) -> OnnxEncoder:
     """Its context is what the model was trained for, whatever rows are asked for."""
     return OnnxEncoder(
-        session=open_session(folder, artifact, threads=load.threads, precise=load.precise),
+        session=_open_session(load, folder, artifact),
         embedding=EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale),
         artifact=artifact,
         capabilities=EngineCapabilities(
@@ -54,6 +56,7 @@ def _load_encoder(
             vocabulary=artifact.vocabulary,
             generate=False,
             embed=True,
+            adapters=True,
         ),
     )
 
@@ -62,7 +65,7 @@ def _load_decoder(
     load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph
 ) -> OnnxEngine:
     rows, active = _make_rows(load, artifact, onnx)
-    session = open_session(folder, artifact, threads=load.threads, precise=load.precise)
+    session = _open_session(load, folder, artifact)
     graph = BoundGraph(
         session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
     )
@@ -73,12 +76,20 @@ def _load_decoder(
         vocabulary=artifact.vocabulary,
         grammar=True,
         embed=graph.has_hidden,
+        adapters=True,
         # Integer activations make a row's numbers independent of its neighbours; fp32 sums do not.
         reproducible_batches=not (load.precise or artifact.precise),
     )
     cache = PrefixCache(rows, max_idle=idle_rows(active))
     return OnnxEngine(
         graph=graph, embedding=embedding, rows=rows, cache=cache, capabilities=capabilities
+    )
+
+
+def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.InferenceSession:
+    adapter = load_adapter(load.adapters, artifact)
+    return open_session(
+        folder, artifact, threads=load.threads, precise=load.precise, adapter=adapter
     )
 
 
@@ -95,8 +106,6 @@ def idle_rows(active: int) -> int:
 def _checked(load: Load, folder: pathlib.Path) -> tuple[Artifact, OnnxGraph]:
     if load.device != "cpu":
         raise EngineError("unsupported", f"this build runs ONNX models on cpu, not {load.device}")
-    if load.adapters:
-        raise EngineError("unsupported", "adapters are not supported on ONNX Runtime yet")
     if load.rows < 1 or load.context_length < 1:
         raise EngineError("invalid", "rows and context_length must be at least 1")
     try:

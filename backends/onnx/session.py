@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
+from backends.onnx.adapter import LoadedAdapter
 from backends.types import EngineError
 from converters.artifact import GRAPH_FILE, Artifact
 
 _SYSTEM_CPUS = pathlib.Path("/sys/devices/system/cpu")
+_PROVIDERS = ["CPUExecutionProvider"]
+# Where a graph that comes as bytes has its weights.
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _QUIET = 3  # errors only: warnings of the runtime are for its developers
 
 # A daemon must not burn cores between steps; packing in parallel shortens the load. Denormals are
@@ -19,6 +26,8 @@ _CONFIG = {
     "session.intra_op.allow_spinning": "0",
     "session.prepack.enable_parallel": "1",
 }
+
+_Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def physical_cores() -> int:
@@ -53,15 +62,34 @@ def session_options(*, threads: int, force_fp32: bool) -> ort.SessionOptions:
     return options
 
 
+class _AdaptedSession(ort.InferenceSession):
+    """Keeps the adapter's arrays mapped as long as the runtime may read them."""
+
+    def __init__(self, graph: bytes, options: ort.SessionOptions, arrays: _Arrays) -> None:
+        self._arrays = arrays
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
+        super().__init__(graph, options, providers=_PROVIDERS)
+
+
 def open_session(
-    folder: pathlib.Path, artifact: Artifact, *, threads: int, precise: bool
+    folder: pathlib.Path,
+    artifact: Artifact,
+    *,
+    threads: int,
+    precise: bool,
+    adapter: LoadedAdapter | None = None,
 ) -> ort.InferenceSession:
-    """A CPU session on the artifact's graph. Raises EngineError("load")."""
+    """A CPU session on the artifact's graph, or on the adapter's over the artifact's weights.
+
+    Raises EngineError("load").
+    """
     options = session_options(threads=threads, force_fp32=precise and not artifact.precise)
     try:
-        return ort.InferenceSession(
-            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        if adapter is None:
+            return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=_PROVIDERS)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        return _AdaptedSession(adapter.graph, options, adapter.arrays)
     except Exception as error:
         # The runtime raises several unrelated classes; whatever it is, this model did not load.
         raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error

@@ -136,7 +136,8 @@ class Requests:
         self._load = load
         try:
             backend = self._backend(load.backend)
-            hold_artifact(pathlib.Path(load.artifact))
+            for folder in (load.artifact, *load.adapters):
+                hold_artifact(pathlib.Path(folder))
             self._engine = EngineThread(backend, load, self._post)
             self._model, _ = ModelText.load(pathlib.Path(load.artifact))
         except ArtifactError as error:

@@ -42,8 +42,11 @@ class LlamaCpp:
         context: int = 512,
         threads: int = 1,
         is_encoder: bool = False,
+        adapter: str | Path | None = None,
     ) -> None:
         parameters = _parameters(Path(path), context, threads)
+        if adapter is not None:
+            parameters.lora_adapters = [_adapter(Path(adapter))]
         if is_encoder:
             parameters.embedding = True
             parameters.n_ubatch = parameters.n_batch = context
@@ -155,6 +158,12 @@ class LlamaCpp:
         )
         with urllib.request.urlopen(request, timeout=600) as response:
             return json.loads(response.read())
+
+
+def _adapter(path: Path) -> Any:
+    info = native.CommonAdapterLoraInfo()
+    info.path, info.scale = str(path), 1.0
+    return info
 
 
 def _parameters(path: Path, context: int, threads: int) -> Any:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from backends.onnx.adapter import load_adapter
+from backends.onnx.session import open_session
 from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, Artifact, CodedTable, read_artifact
 
 Floats = npt.NDArray[np.float32]
@@ -21,11 +23,19 @@ Floats = npt.NDArray[np.float32]
 class OnnxLoop:
     """One loaded artifact and one row of ids."""
 
-    def __init__(self, folder: pathlib.Path, context: int = 256) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+    def __init__(
+        self, folder: pathlib.Path, context: int = 256, adapter: pathlib.Path | None = None
+    ) -> None:
         self.artifact = read_artifact(folder)
-        self.session = onnxruntime.InferenceSession(str(folder / GRAPH_FILE), options)
+        if adapter:
+            loaded = load_adapter([str(adapter)], self.artifact)
+            self.session = open_session(
+                folder, self.artifact, threads=1, precise=False, adapter=loaded
+            )
+        else:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            self.session = onnxruntime.InferenceSession(str(folder / GRAPH_FILE), options)
         self.weights = np.memmap(folder / WEIGHTS_FILE, np.uint8, "r")
         self.caches = _caches(self.artifact)
         self.rope = rope_inputs(self.artifact, context)

@@ -81,14 +81,14 @@ class GraphBuilder:
     def scoped(self, name: str) -> str:
         return f"{self.scope}.{name}" if self.scope else name
 
-    def weight(self, piece: Piece) -> str:
-        """The initializer of that name, whose bytes are at the piece's place in `weights.bin`."""
+    def weight(self, piece: Piece, location: str = WEIGHTS_FILE) -> str:
+        """The initializer of that name, whose bytes are at the piece's place in the file."""
         if piece.name not in self._initializers:
             tensor = TensorProto(
                 name=piece.name, data_type=_ITEM_TYPES[piece.item], dims=list(piece.shape)
             )
             tensor.data_location = TensorProto.EXTERNAL
-            places = {"location": WEIGHTS_FILE, "offset": piece.offset, "length": piece.nbytes}
+            places = {"location": location, "offset": piece.offset, "length": piece.nbytes}
             for key, value in places.items():
                 tensor.external_data.add(key=key, value=str(value))
             self._initializers[piece.name] = tensor

@@ -29,7 +29,7 @@ from converters.blocks import BLOCK_TYPES
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
 from converters.targets.onnx.experts import Stack, plan_stacks
-from converters.targets.onnx.pieces import ItemType, Piece
+from converters.targets.onnx.pieces import ItemType, LowRank, Piece
 
 PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 64
@@ -85,7 +85,10 @@ class Vector(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Matrices, vectors and stacks of experts by name; `embedding` is what ids are looked up in."""
+    """Matrices, vectors and stacks of experts by name; `embedding` is what ids are looked up in.
+
+    `low_rank`: what an adapter adds, by the matrix's name; its bytes are not part of the weights.
+    """
 
     matrices: dict[str, Matrix]
     vectors: dict[str, Vector]
@@ -93,6 +96,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     embedding: CodedTable
     weights_bytes: int
     is_precise: bool
+    low_rank: dict[str, LowRank] = {}
 
     def pieces(self) -> Iterator[Piece]:
         for matrix in self.matrices.values():

@@ -7,8 +7,10 @@ a zero point for the minimum: as a float it is not prepacked, rounded it doubles
 
 from __future__ import annotations
 
+from converters.artifact import ADAPTER_WEIGHTS_FILE
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.layout import Layout, Matrix
+from converters.targets.onnx.pieces import LowRank
 
 # 4 lets the kernel round activations to 8 bits, as llama.cpp does for quantised weights; 0 does not.
 INTEGER_ACTIVATIONS = 4
@@ -16,7 +18,13 @@ FLOAT_ACTIVATIONS = 0
 
 
 def linear(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
-    """From x [1|B, S, columns] to [1|B, S, rows], bias included."""
+    """From x [1|B, S, columns] to [1|B, S, rows], bias and adapter included."""
+    y = _base(graph, layout, x, name)
+    low_rank = layout.low_rank.get(name)
+    return _sum(graph, y, _low_rank(graph, x, low_rank, name), f"{name}.adapted") if low_rank else y
+
+
+def _base(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
     matrix = layout.matrices[name]
     bias = graph.weight(layout.vectors[matrix.bias].piece) if matrix.bias else ""
     if matrix.form.kind == "float32":
@@ -30,6 +38,14 @@ def linear(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
     else:
         y = _sum(graph, _split(graph, x, matrix), bias, f"{name}.biased")
     return _corrected(graph, x, y, matrix)
+
+
+def _low_rank(graph: GraphBuilder, x: str, low_rank: LowRank, name: str) -> str:
+    for label, piece in (("low", low_rank.down), ("high", low_rank.up)):
+        values = graph.weight(piece, ADAPTER_WEIGHTS_FILE)
+        output = [f"{name}.adapter_{label}"]
+        x = graph.nodes("FusedMatMul", [x, values], output, domain=MICROSOFT, transB=1)[0]
+    return x
 
 
 def _codes(graph: GraphBuilder, x: str, matrix: Matrix, bias: str, *, is_precise: bool) -> str:

@@ -1,4 +1,4 @@
-"""One array in `weights.bin`: what it is called, where it lies, how it is shaped."""
+"""One array in a file of weights: what it is called, where it lies, how it is shaped."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
         for dimension in self.shape:
             size *= dimension
         return size
+
+
+class LowRank(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter adds to a matrix's product: up (down x), down [rank, columns], up [rows, rank].
+
+    Both lie in the adapter's own file.
+    """
+
+    down: Piece
+    up: Piece

@@ -10,6 +10,7 @@ import onnx
 
 from converters.architectures.model import ModelShape
 from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, TensorRecord
+from converters.errors import Unsupported
 from converters.targets.onnx.decoder import decoder_model, top_k
 from converters.targets.onnx.encoder import encoder_model, vector_size
 from converters.targets.onnx.layout import Layout
@@ -17,7 +18,16 @@ from converters.targets.onnx.recurrent import row_states
 from converters.targets.onnx.weights import WeightsWriter
 from converters.tensor_reader import TensorReader
 
-__all__ = ["row_states", "top_k", "vector_size", "verify", "write"]
+__all__ = [
+    "check_graph",
+    "check_places",
+    "graph_of",
+    "row_states",
+    "top_k",
+    "vector_size",
+    "verify",
+    "write",
+]
 
 
 def write(
@@ -28,9 +38,7 @@ def write(
     advance: Callable[[int], None],
 ) -> list[TensorRecord]:
     """Both files; gives what became of each tensor, once each."""
-    build = encoder_model if model.encoder else decoder_model
-    graph = build(model, layout)
-    (folder / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    (folder / GRAPH_FILE).write_bytes(graph_of(model, layout).SerializeToString())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     target = os.open(folder / WEIGHTS_FILE, flags, 0o644)
     try:
@@ -38,6 +46,44 @@ def write(
     finally:
         os.close(target)
     return list({record.name: record for record in records}.values())
+
+
+def graph_of(model: ModelShape, layout: Layout) -> onnx.ModelProto:
+    build = encoder_model if model.encoder else decoder_model
+    return build(model, layout)
+
+
+def check_graph(graph: onnx.ModelProto) -> None:
+    """As `onnx.checker`, for a graph whose weights lie in several folders. Raises when not valid."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(graph)
+    del bare.graph.initializer[:]
+    for tensor in graph.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        bare.graph.input.append(value)
+    onnx.checker.check_model(bare)
+
+
+def check_places(graph: onnx.ModelProto, base: onnx.ModelProto) -> None:
+    """Raises Unsupported unless `graph` reads the weights where the base's own graph does."""
+    known = _places(base)
+    for name, place in _places(graph).items():
+        if known.get(name) != place:
+            raise Unsupported(
+                f"the base's artifact was made by another version, and has {name!r} elsewhere:"
+                " remove the artifact, so that it is made again"
+            )
+
+
+def _places(graph: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
+    """Type, shape, offset and length of what lies in the weights, by name."""
+    places: dict[str, tuple[object, ...]] = {}
+    for tensor in graph.graph.initializer:
+        stored = {entry.key: entry.value for entry in tensor.external_data}
+        if stored.get("location") == WEIGHTS_FILE:
+            extent = stored["offset"], stored["length"]
+            places[tensor.name] = (tensor.data_type, tuple(tensor.dims), *extent)
+    return places
 
 
 def verify(layout: Layout, folder: pathlib.Path) -> None:

@@ -50,7 +50,8 @@ def test_context_length(folder: pathlib.Path, fields: dict, expected: int):
     ("fields", "code"),
     [
         ({"device": "cuda"}, "unsupported"),
-        ({"adapters": ("/a",)}, "unsupported"),
+        ({"adapters": ("/a",)}, "load"),
+        ({"adapters": ("/a", "/b")}, "unsupported"),
         ({"rows": 0}, "invalid"),
         ({"kv_bytes": 3 * POSITION_BYTES}, "memory"),
     ],

@@ -1,0 +1,1 @@
+"""Low-rank adapters (LoRA): read, matched with a base model, written beside its artifact."""
