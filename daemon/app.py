@@ -133,7 +133,15 @@ async def open_rooms(
     await foreign.start()
     collector.start()
     services = Services(
-        config, store, conversions, creator, residency, transfers, foreign, collector
+        config,
+        store,
+        conversions,
+        creator,
+        residency,
+        transfers,
+        foreign,
+        collector,
+        machine=choice.machine,
     )
     return services, choice
 

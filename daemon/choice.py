@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
 from backends.select import Choice, Machine, NoBackend, probe_machine, select_backend
 from converters.inspection import Inspection
+from daemon.diagnosis import announced_backend
 from daemon.errors import LoadFailed
 from daemon.models.jobs import Conversions
 from daemon.models.resolved import ResolvedModel
@@ -14,13 +16,26 @@ from daemon.models.resolved import ResolvedModel
 log = logging.getLogger(__name__)
 
 
+async def _probed(probe: Callable[[], Coroutine[None, None, Machine]]) -> Machine:
+    """Says at once, and loudly, what hardware will lie idle."""
+    machine = await probe()
+    for alarm in machine.alarms():
+        log.warning("%s", alarm)
+    return machine
+
+
 class BackendChoice:
     """`wanted` is the configuration's word, as `select_backend` takes it."""
 
-    def __init__(self, conversions: Conversions, wanted: str) -> None:
+    def __init__(
+        self,
+        conversions: Conversions,
+        wanted: str,
+        probe: Callable[[], Coroutine[None, None, Machine]] = probe_machine,
+    ) -> None:
         self._conversions = conversions
         self._wanted = wanted
-        self._machine = asyncio.create_task(probe_machine())
+        self._machine = asyncio.create_task(_probed(probe))
 
     async def for_model(self, model: ResolvedModel) -> Choice:
         """Raises LoadFailed with every reason when nothing here can run the model."""
@@ -42,11 +57,7 @@ class BackendChoice:
 
     async def announced(self) -> str:
         """The word for what runs most models here; empty when nothing does."""
-        try:
-            choice = select_backend(await self.machine(), {}, self._wanted)
-        except NoBackend:
-            return ""
-        return f"ort-{choice.device}" if choice.backend == "onnx" else choice.backend
+        return announced_backend(await self.machine(), self._wanted)
 
     async def machine(self) -> Machine:
         return await asyncio.shield(self._machine)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from backends.select import RUNTIMES
+from backends.select import WISHES
 from daemon.durations import SECOND_NS, keep_alive_seconds, parse_duration_ns
 from daemon.models.registry.throttle import QuietHours, parse_quiet_hours
 
@@ -163,9 +163,8 @@ def _parse_foreign(text: str) -> tuple[tuple[pathlib.Path, ...], bool]:
 
 
 def _parse_backend(text: str) -> str:
-    known = ("auto", *RUNTIMES, "scripted")
-    if text not in known:
-        raise ValueError(f"must be one of {', '.join(known[:-1])}")
+    if text not in (*WISHES, "scripted"):
+        raise ValueError(f"must be one of {', '.join(WISHES)}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Hearth's own routes about the disks: what is where, and which folders may be written."""
+"""Hearth's own routes about machine and disks: what is where, what runs, what may be written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from litestar.params import JSONBody
 from daemon.api.framing import json_response
 from daemon.api.request import only_this_machine
 from daemon.api.services import Rooms
+from daemon.api.system import daemon_version
+from daemon.diagnosis import diagnose
 from daemon.errors import Invalid
 from daemon.models.disk_use import measure
 
@@ -47,6 +49,14 @@ class HearthController(Controller):
             services.config.artifacts,
         )
         return json_response(use)
+
+    @get("/doctor")
+    async def doctor(self, services: Rooms) -> Response[bytes]:
+        machine = await services.machine()
+        found = await asyncio.to_thread(
+            diagnose, services.config, machine, version=daemon_version(), answers=True
+        )
+        return json_response(found)
 
     @post("/adopt", status_code=200)
     async def adopt(self, data: JSONBody[AdoptRequest], services: Rooms) -> Response[bytes]:

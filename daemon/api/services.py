@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from litestar.di import NamedDependency
 
+from backends.select import Machine, probe_machine
 from daemon.config import Config
 from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
@@ -34,6 +36,7 @@ class Services:
     foreign: ForeignShelf
     collector: ArtifactCollector
     readiness: Readiness = field(default_factory=Readiness)
+    machine: Callable[[], Awaitable[Machine]] = probe_machine
 
 
 # How a handler asks for them, by the parameter name `services`.

@@ -51,7 +51,9 @@ def _add_serve(commands: _Commands[argparse.ArgumentParser]) -> None:
     serve.add_argument("--home", help="folder for state")
     serve.add_argument("--models", help="folder of the model store")
     serve.add_argument("--artifacts", help="folder of converted models")
-    serve.add_argument("--backend", help="onnx or mlx instead of the automatic choice")
+    serve.add_argument(
+        "--backend", help="mlx, onnx, onnx-cuda or onnx-cpu instead of the automatic choice"
+    )
     serve.add_argument(
         "--open",
         action="store_true",
@@ -90,6 +92,8 @@ def _add_shelf(commands: _Commands[argparse.ArgumentParser]) -> None:
     discover = commands.add_parser("discover", help="find daemons on the network")
     discover.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
     discover.add_argument("--json", action="store_true", help="one JSON object a line")
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what is in the way")
+    doctor.add_argument("--json", action="store_true", help="the same as one JSON object")
 
 
 def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -181,6 +181,12 @@ def _discover(arguments: argparse.Namespace) -> int:
     return print_peers(arguments.timeout, as_json=arguments.json)
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from daemon.cli.doctor import print_diagnosis
+
+    return print_diagnosis(as_json=arguments.json)
+
+
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "serve": _serve,
     "run": _run,
@@ -199,4 +205,5 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "du": _disk_use,
     "adopt": _adopt,
     "discover": _discover,
+    "doctor": _doctor,
 }

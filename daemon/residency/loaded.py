@@ -18,7 +18,8 @@ FOREVER_SHOWN_SECONDS = (2**63 - 1) / 1e9
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A row of /api/ps: one worker, under the name it was loaded by. Sizes in bytes.
 
-    `model` is what `acquire` was given; `expires_at` lies 292 years ahead for "forever".
+    `model` is what `acquire` was given; `expires_at` lies 292 years ahead for "forever"; `reason` says
+    why it runs where it does.
     """
 
     model: ResolvedModel
@@ -28,6 +29,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     device: str
     users: int
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -45,6 +47,7 @@ def describe_loaded(resident: Resident) -> LoadedModel:
         context_length=resident.context_length,
         device=device,
         users=resident.users,
+        reason=resident.placement.reason,
     )
 
 

@@ -19,7 +19,7 @@ def free_bytes(
     """Bytes that a new worker could use; `held_bytes` is what our workers hold together."""
     available = _available(proc)
     if available is None:
-        return max(0, _physical_bytes() * 3 // 4 - held_bytes)
+        return max(0, physical_bytes() * 3 // 4 - held_bytes)
     limit = _cgroup_free(cgroup)
     return available if limit is None else min(available, limit)
 
@@ -55,5 +55,5 @@ def _stat(path: pathlib.Path, key: str) -> int:
     return 0
 
 
-def _physical_bytes() -> int:
+def physical_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

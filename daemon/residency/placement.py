@@ -24,6 +24,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """`artifact` is a folder. `max_context_length` 0: the model states none.
 
     `weight_bytes` is the estimate of the memory that everything but the KV cache takes.
+    `reason` is the sentence that says why it runs there.
     `original_context_length` > 0 only for longrope, where longer rows need another worker.
     """
 
@@ -38,6 +39,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     max_context_length: int = 0
     original_context_length: int = 0
     precise: bool = False
+    reason: str = ""
 
     def row_length(self, wanted: int) -> int:
         """Ids a row must hold for `wanted`, which no model exceeds its own length for."""
@@ -77,6 +79,7 @@ def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Pl
         max_context_length=artifact.context_length,
         original_context_length=max(originals, default=0) if has_long else 0,
         precise=artifact.precise,
+        reason=choice.reason,
     )
 
 

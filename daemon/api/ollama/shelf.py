@@ -33,7 +33,10 @@ class TagsAnswer(msgspec.Struct, frozen=True):
 
 
 class RunningModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model in memory. `size` and `size_vram` are bytes; equal means all on the device."""
+    """One model in memory. `size` and `size_vram` are bytes; equal means all on the device.
+
+    `runs_on` is Hearth's own: the sentence that says which backend it is and why.
+    """
 
     name: str
     model: str
@@ -43,6 +46,7 @@ class RunningModel(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime.datetime
     size_vram: int
     context_length: int
+    runs_on: str
 
 
 class RunningAnswer(msgspec.Struct, frozen=True):
@@ -64,6 +68,7 @@ def _running(loaded: LoadedModel, services: Services) -> RunningModel:
         expires_at=loaded.expires_at,
         size_vram=loaded.size_vram,
         context_length=loaded.context_length,
+        runs_on=loaded.reason,
     )
 
 

@@ -132,12 +132,15 @@ async def _put(store: Store, data: bytes, media_type: str) -> Layer:
     return Layer(media_type=media_type, digest=f"sha256:{digest}", size=len(data))
 
 
+REASON = "asked for by configuration"
+
+
 async def _scripted_target(_: Inspection) -> str:
     return "scripted"
 
 
 async def _scripted(_: ResolvedModel) -> Choice:
-    return Choice(backend="scripted", target="scripted", device="cpu", reason="")
+    return Choice(backend="scripted", target="scripted", device="cpu", reason=REASON)
 
 
 @asynccontextmanager
