@@ -18,8 +18,8 @@ from converters.artifact import variant_folder
 from converters.errors import ConversionError, Unsupported
 from converters.gguf import GgufFile, TensorInfo
 from converters.targets.mlx.layout import Layout as MlxLayout
-from converters.targets.mlx.layout import plan_layout as plan_mlx_layout
 from converters.targets.mlx.models.registry import family_of
+from converters.targets.mlx.placement import plan_layout as plan_mlx_layout
 from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.targets.onnx.layout import plan_layout as plan_onnx_layout
 from converters.tokenizer import tokenizer_refusal
@@ -59,12 +59,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of all blocks for one id, in the target's own numbers."""
+        if isinstance(self.layout, MlxLayout):
+            return self.layout.cached_numbers * (4 if self.layout.number == "F32" else 2)
         if self.model.encoder:
             return 0
         mixers = [block.mixer for block in self.model.blocks]
-        numbers = sum(2 * each.kv_heads * each.head_size for each in mixers)
-        is_half = isinstance(self.layout, MlxLayout) and self.layout.number != "F32"
-        return numbers * (2 if is_half else 4)
+        return sum(2 * each.kv_heads * each.head_size for each in mixers) * 4
 
     @property
     def context_length(self) -> int:

@@ -77,6 +77,17 @@ def qwen3moe_weights(shape: Shape) -> Iterator[Weight]:
         yield from experts(f"blk.{index}.", shape)
 
 
+def fused(weights: Iterator[Weight]) -> Iterator[Weight]:
+    """Gates and ups of the experts in one tensor, as newer converters of files write them."""
+    for weight in weights:
+        if weight.name.endswith("ffn_gate_exps.weight"):
+            count, rows, columns = weight.shape
+            name = weight.name.replace("ffn_gate_exps", "ffn_gate_up_exps")
+            yield Weight(name, (count, 2 * rows, columns), weight.std)
+        elif not weight.name.endswith("ffn_up_exps.weight"):
+            yield weight
+
+
 def granitemoe_weights(shape: Shape) -> Iterator[Weight]:
     yield from mixture_weights(shape)
     for index in range(shape.blocks):
@@ -176,6 +187,7 @@ def deepseek2_metadata(shape: Shape, *, is_joint: bool = False) -> dict[str, Val
     return {
         **expert_metadata(shape),
         **sizes,
+        "attention.layer_norm_rms_epsilon": 1e-6,
         "attention.kv_lora_rank": LATENT,
         "attention.q_lora_rank": RANK,
         "rope.dimension_count": ROPE,
@@ -253,6 +265,17 @@ def qwen35_metadata(shape: Shape) -> dict[str, Value]:
     }
 
 
+def granitemoe_metadata(shape: Shape) -> dict[str, Value]:
+    return {
+        **expert_metadata(shape),
+        "feed_forward_length": shape.feed_forward // 2,
+        "attention.scale": 0.08,
+        "embedding_scale": 12.0,
+        "residual_scale": 0.22,
+        "logit_scale": 1.2,
+    }
+
+
 MIXTURES: dict[str, Architecture] = {
     # llama.cpp takes the width of the experts from the dense one here.
     "mixtral": Architecture(
@@ -265,17 +288,11 @@ MIXTURES: dict[str, Architecture] = {
     ),
     "qwen2moe": Architecture("qwen2moe", qwen2moe_weights, expert_metadata),
     "qwen3moe": Architecture("qwen3moe", qwen3moe_weights, expert_metadata, head_size=64),
-    "granitemoe": Architecture(
+    "granitemoe": Architecture("granitemoe", granitemoe_weights, granitemoe_metadata),
+    "granitemoe-unshared": Architecture(
         "granitemoe",
-        granitemoe_weights,
-        lambda shape: {
-            **expert_metadata(shape),
-            "feed_forward_length": shape.feed_forward // 2,
-            "attention.scale": 0.08,
-            "embedding_scale": 12.0,
-            "residual_scale": 0.22,
-            "logit_scale": 1.2,
-        },
+        mixture_weights,
+        lambda shape: {**granitemoe_metadata(shape), "expert_shared_feed_forward_length": 0},
     ),
     "gpt-oss": Architecture(
         "gpt-oss",
@@ -307,6 +324,11 @@ MIXTURES: dict[str, Architecture] = {
         },
     ),
     "qwen35": Architecture("qwen35", qwen35_weights, qwen35_metadata, is_tied=True),
+    "qwen35moe-fused": Architecture(
+        "qwen35moe",
+        lambda shape: fused(qwen35moe_weights(shape)),
+        lambda shape: expert_metadata(shape) | qwen35_metadata(shape),
+    ),
     "qwen35moe": Architecture(
         "qwen35moe",
         qwen35moe_weights,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.models.random_architectures import DECODERS, MIXTURES
+from tests.models.random_architectures import DECODERS, MIXTURES, Value
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
 from tests.parity.converted import converted_file
@@ -35,7 +35,9 @@ CODED_ONLY = {"deepseek2-sigmoid"}
 Row = npt.NDArray[np.float64]
 
 
-def made(folder: pathlib.Path, architecture: str, types: str) -> pathlib.Path:
+def made(
+    folder: pathlib.Path, architecture: str, types: str, metadata: dict[str, Value] | None = None
+) -> pathlib.Path:
     blocks = BLOCKS.get(architecture, 2)
     return make_gguf(
         folder / "model.gguf",
@@ -43,6 +45,7 @@ def made(folder: pathlib.Path, architecture: str, types: str) -> pathlib.Path:
         types=types,
         blocks=blocks,
         feed_forward=128 if blocks > 4 else 512,
+        metadata=metadata,
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from converters.architectures.model import ModelShape, RopeRecipe
 from converters.artifact import RopeTable
 from converters.errors import Unsupported
-from converters.targets.mlx.models.family import Config
+
+Config = dict[str, object]
 
 
 def with_rope(config: Config, model: ModelShape, tables: dict[str, RopeTable]) -> Config:
@@ -31,6 +32,23 @@ def with_rope(config: Config, model: ModelShape, tables: dict[str, RopeTable]) -
         return config | {"rope_parameters": parameters}
     config = config | {"rope_theta": recipe.base}
     return config | {"rope_scaling": scaling} if scaling else config
+
+
+def with_longrope(config: Config, model: ModelShape, tables: dict[str, RopeTable]) -> Config:
+    """For `phi3`, whose module knows no other rotation than a plain one and this, and reads only
+    `long_factor`: the class for long contexts. `short_factor` is the other class, for the engine to
+    put in its place where a worker's context is no longer than the artifact's original length.
+    """
+    recipe, table = model.rope["global"], tables["global"]
+    config = config | {"rope_theta": recipe.base}
+    if not recipe.factors and recipe.magnitude == 1 and recipe.scaling == "none":
+        return config
+    short = _factors(recipe, table.inverse_frequencies)
+    long = _factors(recipe, table.long_inverse_frequencies) or short
+    return config | {
+        "rope_scaling": {"type": "longrope", "long_factor": long, "short_factor": short},
+        "original_max_position_embeddings": _original(table, model.context_length),
+    }
 
 
 def _scaling(recipe: RopeRecipe, table: RopeTable, context_length: int) -> Config:
@@ -52,15 +70,27 @@ def _scaling(recipe: RopeRecipe, table: RopeTable, context_length: int) -> Confi
 
 
 def _any_table(recipe: RopeRecipe, table: RopeTable, context_length: int) -> Config:
-    """As `longrope`: wavelengths relative to the plain ones, and the length that gives the magnitude."""
-    if table.magnitude < 1 or table.long_inverse_frequencies or context_length < 2:
-        raise Unsupported("this rotation cannot be said in a config of mlx-lm")
-    plain = recipe.base ** (-2.0 * np.arange(recipe.dimensions // 2) / recipe.dimensions)
-    factors = (plain / np.array(table.inverse_frequencies)).tolist()
-    original = float(context_length) ** (1 / table.magnitude**2)
+    """As `longrope`."""
+    if table.long_inverse_frequencies:
+        raise Unsupported("two sets of rope factors cannot be said in this config of mlx-lm")
+    factors = _factors(recipe, table.inverse_frequencies)
     return {
         "type": "longrope",
         "long_factor": factors,
         "short_factor": factors,
-        "original_max_position_embeddings": context_length if table.magnitude == 1 else original,
+        "original_max_position_embeddings": _original(table, context_length),
     }
+
+
+def _factors(recipe: RopeRecipe, frequencies: tuple[float, ...]) -> list[float]:
+    """Wavelengths relative to the plain ones."""
+    plain = recipe.base ** (-2.0 * np.arange(recipe.dimensions // 2) / recipe.dimensions)
+    return (plain / np.array(frequencies)).tolist() if frequencies else []
+
+
+def _original(table: RopeTable, context_length: int) -> float:
+    """The original length from which mlx-lm computes this magnitude, beside the model's own."""
+    if table.magnitude < 1 or context_length < 2:
+        raise Unsupported("this rotation cannot be said in a config of mlx-lm")
+    exact = float(context_length) ** (1 / table.magnitude**2)
+    return context_length if table.magnitude == 1 else exact

@@ -18,7 +18,7 @@ ALIGNMENT_BYTES = 4096
 _LENGTH_BYTES = 8
 
 
-class Array(msgspec.Struct, frozen=True, kw_only=True):
+class Array(msgspec.Struct, frozen=True):
     """One named array; `offset` in bytes from the start of the file, 0 before it is placed."""
 
     name: str

@@ -8,16 +8,19 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Exactness, TensorRecord
+from converters.errors import MalformedFile
+from converters.gguf import TensorInfo
 from converters.targets.mlx.encode import encode
 from converters.targets.mlx.floats import Errors, check_range, stored, widened
-from converters.targets.mlx.layout import Layout, Matrix, Vector
+from converters.targets.mlx.forms import Number
+from converters.targets.mlx.layout import Layout, Matrix, Run, Vector
 from converters.tensor_reader import TensorReader
 
 # Weights per slice: 4 MiB as fp32.
@@ -40,62 +43,87 @@ class WeightsWriter:
         self._advance = advance
 
     def write(self) -> list[TensorRecord]:
-        """The whole file; gives what became of each tensor. Raises ConversionError, OSError."""
+        """The whole file; gives what became of each tensor, once. Raises ConversionError, OSError."""
         os.ftruncate(self._target, self._layout.weights_bytes)
         self._advance(self._put(np.frombuffer(self._layout.header, np.uint8), 0))
         records = [self._write_vector(vector) for vector in self._layout.vectors]
         records += [self._write_matrix(matrix) for matrix in self._layout.matrices]
-        return [record for record in records if record is not None]
+        return _merged(record for record in records if record is not None)
 
     def _write_vector(self, vector: Vector) -> TensorRecord | None:
-        number = self._layout.number
+        item: Number = "F32" if vector.array.item == "F32" else self._layout.number
         if vector.tensor is None:
-            zeros = stored(np.zeros(vector.length, np.float32), number)
+            zeros = stored(np.zeros(vector.length, np.float32), item)
             self._advance(self._put(zeros, vector.array.offset))
             return None
-        exact = self._reader.floats(vector.tensor, 0, vector.length)
-        exact = exact + np.float32(vector.shift) if vector.shift else exact
-        if vector.head_size:
-            exact = exact[halves_of_pairs(vector.length, vector.head_size)]
+        exact = self._vector_numbers(vector, vector.tensor)
         errors = Errors()
-        numbers = self._rounded(exact, vector.tensor.name, errors)
+        numbers = self._rounded(exact, vector.tensor.name, errors, item)
         self._advance(self._put(numbers, vector.array.offset))
-        return _record(vector.tensor.name, vector, number.lower(), errors)
+        return _record(vector.tensor.name, vector, item.lower(), errors)
+
+    def _vector_numbers(self, vector: Vector, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+        """As the module has them, before rounding. Raises MalformedFile outside a function's range."""
+        exact = np.empty(vector.length, np.float32)
+        for run in vector.runs:
+            part = self._reader.floats(tensor, run.source, run.count)
+            exact[run.target : run.target + run.count] = part
+        if vector.function:
+            if not (exact < 0).all():
+                raise MalformedFile(f"tensor {tensor.name!r} holds a number that is not negative")
+            return np.log(-exact)
+        exact = exact + np.float32(vector.shift) if vector.shift else exact
+        return (
+            exact[halves_of_pairs(vector.length, vector.head_size)] if vector.head_size else exact
+        )
 
     def _write_matrix(self, matrix: Matrix) -> TensorRecord:
         errors, slices = Errors(), _slices(matrix)
+        write = self._write_turned if matrix.is_transposed else self._write_rows
         with ThreadPoolExecutor(WORKERS) as pool:
             while some := list(itertools.islice(slices, WORKERS)):
-                for found, written in pool.map(functools.partial(self._write_rows, matrix), some):
+                for found, written in pool.map(functools.partial(write, matrix), some):
                     errors.merge(found)
                     self._advance(written)
         form = str(matrix.form) if matrix.form.mode else self._layout.number.lower()
         return _record(matrix.tensor.name, matrix, form, errors)
 
-    def _write_rows(self, matrix: Matrix, rows: tuple[int, int]) -> tuple[Errors, int]:
-        """(what it cost, bytes written) for so many rows from the first one on. In any thread."""
-        first, count = rows
-        elements = first * matrix.columns, count * matrix.columns
-        errors, order = Errors(), _order(matrix, count)
+    def _write_rows(self, matrix: Matrix, run: Run) -> tuple[Errors, int]:
+        """(what it cost, bytes written). In any thread."""
+        elements = run.source * matrix.columns, run.count * matrix.columns
+        errors, order = Errors(), _order(matrix, run.count)
         if matrix.form.mode:
             raw = self._reader.blocks(matrix.tensor, *elements)
-            raw = raw.reshape(count, -1)[order].reshape(raw.shape)
+            raw = raw.reshape(run.count, -1)[order].reshape(raw.shape)
             encoded = encode(raw, matrix.tensor, matrix.form, self._layout.number, errors)
             parts = {"weight": encoded.codes, "scales": encoded.scales, "biases": encoded.biases}
         else:
             exact = self._reader.floats(matrix.tensor, *elements)
-            exact = exact.reshape(count, matrix.columns)[order]
+            exact = exact.reshape(run.count, matrix.columns)[order]
             parts = {"weight": self._rounded(exact, matrix.tensor.name, errors)}
         written = 0
         for role, array in matrix.arrays.items():
-            place = array.offset + first * (array.nbytes // matrix.rows)
-            written += self._put(parts[role], place)
+            place = array.offset + run.target * (array.nbytes // matrix.rows)
+            written += self._put(_in_order(parts[role], matrix.column_order, run.count), place)
         return errors, written
 
-    def _rounded(self, exact: npt.NDArray[np.float32], name: str, errors: Errors) -> Numbers:
-        numbers = stored(exact, self._layout.number)
+    def _write_turned(self, matrix: Matrix, run: Run) -> tuple[Errors, int]:
+        """A whole block of [count, columns], transposed; such matrices have no codes."""
+        errors, array = Errors(), matrix.arrays["weight"]
+        count = run.count * matrix.columns
+        exact = self._reader.floats(matrix.tensor, run.source * matrix.columns, count)
+        exact = np.ascontiguousarray(exact.reshape(run.count, matrix.columns).T)
+        numbers = self._rounded(exact, matrix.tensor.name, errors)
+        place = array.offset + run.target * (array.nbytes // matrix.rows)
+        return errors, self._put(numbers, place)
+
+    def _rounded(
+        self, exact: npt.NDArray[np.float32], name: str, errors: Errors, item: Number | None = None
+    ) -> Numbers:
+        item = item or self._layout.number
+        numbers = stored(exact, item)
         kept = widened(numbers)
-        check_range(exact, kept, name, self._layout.number)
+        check_range(exact, kept, name, item)
         errors.add(kept - exact)
         return numbers
 
@@ -119,12 +147,32 @@ def _order(matrix: Matrix, rows: int) -> npt.NDArray[np.intp] | slice:
     return halves_of_pairs(rows, matrix.head_size) if matrix.head_size else slice(None)
 
 
-def _slices(matrix: Matrix) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of about SLICE_ELEMENTS each; whole heads where their rows are turned."""
+def _in_order(values: Numbers | None, order: tuple[int, ...], rows: int) -> Numbers | None:
+    """Each row's equal parts in another order; as codes they are whole bytes."""
+    if not order or values is None:
+        return values
+    return values.reshape(rows, len(order), -1)[:, order]
+
+
+def _slices(matrix: Matrix) -> Iterator[Run]:
+    """Of about SLICE_ELEMENTS each; whole heads where their rows are turned, whole runs transposed."""
     unit = matrix.head_size or 1
     step = max(1, SLICE_ELEMENTS // (matrix.columns * unit)) * unit
-    for first in range(0, matrix.rows, step):
-        yield first, min(step, matrix.rows - first)
+    for run in matrix.runs:
+        if matrix.is_transposed:
+            yield run
+            continue
+        for done in range(0, run.count, step):
+            yield Run(run.source + done, run.target + done, min(step, run.count - done))
+
+
+def _merged(records: Iterable[TensorRecord]) -> list[TensorRecord]:
+    """A tensor that went to several places was changed as much as in the worst of them."""
+    found: dict[str, TensorRecord] = {}
+    for record in records:
+        other = found.get(record.name, record)
+        found[record.name] = max(record, other, key=lambda each: each.max_error)
+    return list(found.values())
 
 
 def _record(name: str, part: Matrix | Vector, form: str, errors: Errors) -> TensorRecord:
@@ -141,7 +189,7 @@ def _record(name: str, part: Matrix | Vector, form: str, errors: Errors) -> Tens
 
 
 def _exactness(part: Matrix | Vector, errors: Errors) -> Exactness:
-    if not errors.largest:
+    if not errors.largest and not (isinstance(part, Vector) and part.function):
         return "exact"
     is_kept = isinstance(part, Matrix) and part.form.kind in ("codes", "products")
     return "scale-rounded" if is_kept else "re-encoded"

@@ -12,7 +12,6 @@ from converters.artifact import MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, RopeTable, Te
 from converters.targets.mlx.layout import Layout
 from converters.targets.mlx.models.family import decoder_config
 from converters.targets.mlx.models.registry import family_of
-from converters.targets.mlx.rope import with_rope
 from converters.targets.mlx.weights import WeightsWriter
 from converters.tensor_reader import TensorReader
 
@@ -33,14 +32,14 @@ def write(
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     target = os.open(folder / MLX_WEIGHTS_FILE, flags, 0o644)
     try:
-        records = WeightsWriter(layout, reader, target, advance).write()
+        return WeightsWriter(layout, reader, target, advance).write()
     finally:
         os.close(target)
-    return list({record.name: record for record in records}.values())
 
 
 def _config(model: ModelShape, layout: Layout, rope: dict[str, RopeTable]) -> dict[str, object]:
-    config = with_rope(decoder_config(model, family_of(model)), model, rope)
+    family = family_of(model)
+    config = family.rope(decoder_config(model, family), model, rope)
     config["torch_dtype"] = _DTYPES[layout.number]
     if quantization := layout.quantization():
         config["quantization"] = quantization

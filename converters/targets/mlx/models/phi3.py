@@ -1,13 +1,14 @@
 """`phi3` → mlx-lm's `phi3`: fused matrices as they are.
 
-Its module has only a plain rotation and Phi's own longrope, of which it knows the long factors: files
-with two sets of factors are refused.
+Its module has only a plain rotation and Phi's own longrope, of which it reads the long factors: see
+`rope.with_longrope`.
 """
 
 from __future__ import annotations
 
 from converters.architectures.model import ModelShape
-from converters.targets.mlx.models.family import Config, Family, attention_of
+from converters.targets.mlx.models.family import ROPE_TABLES, Config, Family, attention_of
+from converters.targets.mlx.rope import with_longrope
 
 _FUSED = frozenset({"fused q, k and v", "fused gate"})
 
@@ -20,6 +21,7 @@ def _config(model: ModelShape) -> Config:
 FAMILY = Family(
     model_type="phi3",
     config=_config,
-    carries=_FUSED | {"tied output", "partial rotation"},
+    rope=with_longrope,
+    carries=_FUSED | ROPE_TABLES | {"tied output", "partial rotation", "long rope factors"},
     needs=_FUSED,
 )

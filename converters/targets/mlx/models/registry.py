@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from converters.architectures.experts import Experts
 from converters.architectures.model import ModelShape
 from converters.errors import Unsupported
 from converters.targets.mlx.models import (
     command_r,
+    deepseek2,
+    exaone,
     gemma,
     glm4,
+    gpt_oss,
     granite,
+    lfm2,
     llama,
     mistral3,
     olmo2,
     phi3,
     qwen2,
     qwen3,
+    qwen35,
     smollm3,
     starcoder2,
 )
@@ -24,38 +31,56 @@ from converters.targets.mlx.models.family import Family, check
 FAMILIES: dict[str, Family] = {
     "cohere2": command_r.WINDOWED,
     "command-r": command_r.FAMILY,
+    "exaone": exaone.FAMILY,
     "gemma": gemma.GEMMA,
     "gemma2": gemma.GEMMA2,
     "gemma3": gemma.GEMMA3,
     "glm4": glm4.FAMILY,
     "granite": granite.FAMILY,
+    "lfm2": lfm2.FAMILY,
     "llama": llama.FAMILY,
     "mistral3": mistral3.FAMILY,
-    "olmo2": olmo2.FAMILY,
     "phi3": phi3.FAMILY,
     "qwen2": qwen2.FAMILY,
     "qwen3": qwen3.FAMILY,
+    "qwen35": qwen35.FAMILY,
     "smollm3": smollm3.FAMILY,
     "starcoder2": starcoder2.FAMILY,
 }
 # Those whose blocks have experts.
 MIXTURES: dict[str, Family] = {
+    "gpt-oss": gpt_oss.FAMILY,
     "granite": granite.MIXTURE,
     "granitemoe": granite.MIXTURE,
     "llama": llama.MIXTURE,
     "qwen2moe": qwen2.MIXTURE,
+    "qwen35moe": qwen35.MIXTURE,
     "qwen3moe": qwen3.MIXTURE,
+}
+# Those whose family is a question of more than that.
+CHOICES: dict[str, Callable[[ModelShape], Family]] = {
+    "deepseek2": deepseek2.family_of,
+    "olmo2": olmo2.family_of,
 }
 
 
 def family_of(model: ModelShape) -> Family:
     """Raises Unsupported where mlx-lm has no such model, or one that lacks what this file needs."""
-    has_experts = any(isinstance(block.feed_forward, Experts) for block in model.blocks)
-    family = (MIXTURES if has_experts else FAMILIES).get(model.architecture)
+    family = _family(model)
     if family is None:
-        kind = " with experts" if has_experts else ""
+        kind = " with experts" if _has_experts(model) else ""
         raise Unsupported(
             f"the architecture {model.architecture!r}{kind} is not supported on MLX yet"
         )
     check(model, family)
     return family
+
+
+def _family(model: ModelShape) -> Family | None:
+    if choose := CHOICES.get(model.architecture):
+        return choose(model)
+    return (MIXTURES if _has_experts(model) else FAMILIES).get(model.architecture)
+
+
+def _has_experts(model: ModelShape) -> bool:
+    return any(isinstance(block.feed_forward, Experts) for block in model.blocks)

@@ -13,8 +13,9 @@ from converters.architectures.registry import describe
 from converters.errors import Unsupported
 from converters.gguf import GgufFile
 from converters.plan import assess, plan
-from converters.targets.mlx.layout import Layout, plan_layout
+from converters.targets.mlx.layout import Layout
 from converters.targets.mlx.models.registry import FAMILIES, MIXTURES, family_of
+from converters.targets.mlx.placement import plan_layout
 from converters.targets.mlx.weights import halves_of_pairs
 from tests.converters.headers import decoder_shapes, header
 

@@ -1,0 +1,144 @@
+"""Which tensor goes to which module of an mlx-lm model, block by block.
+
+Reads no weights. Every tensor that the architecture uses gets a place here, or the file is refused.
+"""
+
+from __future__ import annotations
+
+from converters.architectures.experts import ExpertMatrix, Experts
+from converters.architectures.mixers import (
+    Attention,
+    GatedDeltaNet,
+    LatentAttention,
+    ShortConvolution,
+)
+from converters.architectures.model import BlockShape, ModelShape
+from converters.architectures.parts import FeedForward, Linear
+from converters.errors import Unsupported
+from converters.gguf import TensorInfo
+from converters.targets.mlx import mixers
+from converters.targets.mlx.layout import Layout, Run
+from converters.targets.mlx.models.family import Family
+from converters.targets.mlx.placer import Placer
+
+
+def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Family) -> Layout:
+    """Raises Unsupported for a tensor that has no place in the family or no form."""
+    placer = Placer(model, tensors, family)
+    names = family.names
+    placer.matrix(names.embedding, "", model.embedding, rows=model.vocabulary)
+    placer.norm(names.output_norm, model.output_norm)
+    if not model.is_tied and model.output is not None:
+        placer.matrix(names.output, "", model.output, rows=model.vocabulary)
+    for index, block in enumerate(model.blocks):
+        stem = names.block.format(index)
+        _place_mixer(placer, stem, block, family)
+        if isinstance(block.feed_forward, FeedForward):
+            _place_feed_forward(placer, stem, block.feed_forward, family)
+        else:
+            _place_experts(placer, stem, block.feed_forward, family)
+        _place_norms(placer, stem, block, family)
+    return placer.finish()
+
+
+def _place_mixer(placer: Placer, stem: str, block: BlockShape, family: Family) -> None:
+    match block.mixer:
+        case Attention() as attention:
+            _place_attention(placer, stem, attention, family)
+        case LatentAttention() as attention:
+            mixers.place_latent(placer, stem, attention, family)
+        case ShortConvolution() as convolution:
+            mixers.place_convolution(placer, stem, convolution, family)
+        case GatedDeltaNet() as net:
+            mixers.place_delta_net(placer, stem, net, family)
+
+
+def _place_attention(placer: Placer, stem: str, attention: Attention, family: Family) -> None:
+    names = family.names
+    turned = attention.head_size if _is_turned(attention, family) else 0
+    for role, linear, head_size in (
+        ("query", attention.query, turned),
+        ("key", attention.key, turned),
+        ("value", attention.value, 0),
+        ("fused", attention.fused, 0),
+        ("attention_output", attention.output, 0),
+    ):
+        if linear is not None:
+            path = f"{stem}.{getattr(names, role)}"
+            placer.matrix(path, role, linear, head_size=head_size)
+    placer.norm(f"{stem}.{names.query_norm}", attention.query_norm)
+    placer.norm(f"{stem}.{names.key_norm}", attention.key_norm)
+    if attention.sinks:
+        placer.vector(f"{stem}.{names.sinks}", attention.sinks, attention.heads)
+
+
+def _is_turned(attention: Attention, family: Family) -> bool:
+    is_turned = attention.interleaved and bool(attention.rope) and not family.keeps_pairs
+    if is_turned and (attention.fused or attention.query_norm):
+        raise Unsupported(f"mlx-lm's {family.model_type} model rotates halves, this file pairs")
+    return is_turned
+
+
+def _place_feed_forward(
+    placer: Placer, stem: str, feed_forward: FeedForward, family: Family
+) -> None:
+    names = family.names
+    up = "fused_up" if feed_forward.is_up_fused else "up"
+    roles = (("gate", feed_forward.gate), (up, feed_forward.up), ("down", feed_forward.down))
+    for role, linear in roles:
+        if linear is not None:
+            placer.matrix(f"{stem}.{getattr(names, role)}", role, linear)
+
+
+def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) -> None:
+    names = family.names
+    placer.matrix(
+        f"{stem}.{names.router}", "router", experts.router, is_dense=family.has_dense_router
+    )
+    if family.selection_bias:
+        path = f"{stem}.{family.selection_bias}"
+        placer.vector(path, experts.selection_bias, experts.count)
+    for role, matrix, part in _expert_parts(experts):
+        _place_expert_matrix(placer, f"{stem}.{names.experts}.{role}_proj", experts, matrix, part)
+    if experts.shared is None:
+        return
+    for role in ("gate", "up", "down"):
+        linear = getattr(experts.shared, role)
+        placer.matrix(f"{stem}.{names.shared}.{role}_proj", "", linear)
+    if experts.shared_gate:
+        placer.matrix(f"{stem}.{names.shared_gate}", "", experts.shared_gate)
+
+
+def _expert_parts(experts: Experts) -> list[tuple[str, ExpertMatrix, tuple[int, int]]]:
+    """(role, matrix, which of how many equal parts of its rows)."""
+    down = ("down", experts.down, (0, 1))
+    if experts.gate is None:
+        return [("gate", experts.up, (0, 2)), ("up", experts.up, (1, 2)), down]
+    return [("gate", experts.gate, (0, 1)), ("up", experts.up, (0, 1)), down]
+
+
+def _place_expert_matrix(
+    placer: Placer, path: str, experts: Experts, matrix: ExpertMatrix, part: tuple[int, int]
+) -> None:
+    which, parts = part
+    rows, count = matrix.rows // parts, experts.count
+    runs: tuple[Run, ...] = ()
+    if parts > 1:
+        first = which * rows
+        runs = tuple(Run(one * matrix.rows + first, one * rows, rows) for one in range(count))
+    linear = Linear(weight=matrix.weight, rows=count * rows, columns=matrix.columns)
+    placer.stack(path, linear, (count, rows), runs=runs)
+    if matrix.bias:
+        placer.vector(f"{path}.bias", matrix.bias, count * rows, shape=(count, rows), runs=runs)
+
+
+def _place_norms(placer: Placer, stem: str, block: BlockShape, family: Family) -> None:
+    names = family.names
+    for name, norm in (
+        (names.attention_norm, block.attention_norm),
+        (names.post_attention_norm, block.post_attention_norm),
+        (names.feed_forward_norm, block.feed_forward_norm),
+        (names.post_feed_forward_norm, block.post_feed_forward_norm),
+    ):
+        if name:
+            placer.norm(f"{stem}.{name}", norm)
