@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from converters.gguf import GGML_TYPES, GgufFile, TensorInfo, Value
@@ -26,9 +28,15 @@ def shape_of(architecture: str) -> Shape:
     )
 
 
-def random_header(architecture: str, type_name: str = "F32") -> GgufFile:
-    """Matrices of `type_name` where their columns fill its blocks, else F32."""
-    spec, shape = ARCHITECTURES[architecture], shape_of(architecture)
+def random_header(
+    architecture: str, type_name: str = "F32", extra: dict[str, Value] | None = None, **sizes: int
+) -> GgufFile:
+    """Matrices of `type_name` where their columns fill its blocks, else F32.
+
+    `sizes` replaces fields of the shape, `extra` adds or replaces keys, given whole.
+    """
+    spec = ARCHITECTURES[architecture]
+    shape = dataclasses.replace(shape_of(architecture), **sizes)
     tensors, offset = [], 1 << 12
     for weight in spec.weights(shape):
         kind = _TYPES[type_name if weight.is_matrix else "F32"]
@@ -46,4 +54,4 @@ def random_header(architecture: str, type_name: str = "F32") -> GgufFile:
     for key, value in own.items():
         held: Value = np.array(value) if isinstance(value, list) and key != "labels" else value  # pyright: ignore[reportAssignmentType]
         metadata[f"{spec.name}.{key}"] = held
-    return GgufFile(3, 32, metadata, tuple(tensors), offset, 1 << 12)
+    return GgufFile(3, 32, metadata | (extra or {}), tuple(tensors), offset, 1 << 12)

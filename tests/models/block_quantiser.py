@@ -76,7 +76,7 @@ def quantise(weights: npt.NDArray[np.float32], type_name: str) -> npt.NDArray[np
     row_bytes = columns // block_size(type_name) * block_bytes(type_name)
     packed = np.empty((rows, row_bytes), np.uint8)
     importance = np.ones(columns, np.float32)  # some of the IQ types refuse to work without
-    written = _library().ggml_quantize_chunk(
+    written = ggml_library().ggml_quantize_chunk(
         GGMLQuantizationType[type_name].value,
         _floats(weights),
         packed.ctypes.data,
@@ -95,7 +95,7 @@ def _floats(array: npt.NDArray[np.float32]) -> "ctypes._Pointer[ctypes.c_float]"
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def ggml_library() -> ctypes.CDLL:
     library = ctypes.CDLL(native.__file__)
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
