@@ -8,6 +8,7 @@ the backends read this module.
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 from typing import Literal, TypeVar
 
@@ -26,6 +27,8 @@ MLX_WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.json"
 ADAPTER_WEIGHTS_FILE = "adapter.bin"
 MLX_ADAPTER_FILE = "adapter.safetensors"
+
+_ON = "-on-"
 
 Exactness = Literal["exact", "scale-rounded", "re-encoded"]
 TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
@@ -177,7 +180,8 @@ class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     For ONNX Runtime the folder holds `model.onnx`, the base's graph with the products added, which
     reads the base's own `weights.bin`, and `adapter.bin` with `arrays` by the graph's names. For MLX
     `adapter.safetensors` holds `<module>.lora_a` [rank, columns] and `<module>.lora_b` [rows, rank],
-    scaled, for a module's x to become module(x) + (x aᵀ) bᵀ. `base` and `source` are source ids.
+    scaled, for a module's x to become module(x) + (x aᵀ) bᵀ. `base` and `source` are source ids;
+    `base_structure` is what `structure_of` gives of the base's artifact that it was made for.
     """
 
     format: int
@@ -185,6 +189,7 @@ class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     source: str
     base: str
     variant: str
+    base_structure: str
     rank: int
     targets: tuple[str, ...]
     file_bytes: int = 0
@@ -206,7 +211,12 @@ def variant_folder(target: str, *, precise: bool = False) -> str:
 
 def adapter_folder(variant: str, base: str) -> str:
     """Folder name below the adapter's source id: the base's variant and source id."""
-    return f"{variant}-on-{base}"
+    return f"{variant}{_ON}{base}"
+
+
+def adapted_base(folder_name: str) -> str:
+    """The base's source id in a name of `adapter_folder`, "" in any other."""
+    return folder_name.partition(_ON)[2]
 
 
 def read_artifact(folder: pathlib.Path) -> Artifact:
@@ -214,9 +224,25 @@ def read_artifact(folder: pathlib.Path) -> Artifact:
     return _readable(folder, ARTIFACT_FILE, Artifact)
 
 
-def read_adapter(folder: pathlib.Path) -> AdapterArtifact:
-    """Decodes `adapter.json`. Raises ArtifactError."""
-    return _readable(folder, ADAPTER_FILE, AdapterArtifact)
+def read_adapter(folder: pathlib.Path, base: pathlib.Path) -> AdapterArtifact:
+    """Decodes `adapter.json`, of an adapter for the artifact in `base`. Raises ArtifactError.
+
+    An artifact that was made anew by another version of the converter may be another one.
+    """
+    adapter = _readable(folder, ADAPTER_FILE, AdapterArtifact)
+    if adapter.base_structure != structure_of(base):
+        raise ArtifactError(f"{folder.name}: made for another artifact than {base.name}")
+    return adapter
+
+
+def structure_of(folder: pathlib.Path) -> str:
+    """SHA-256, hex, of what says where an artifact's weights are. Raises ArtifactError."""
+    path = folder / GRAPH_FILE
+    try:
+        data = (path if path.exists() else folder / MLX_CONFIG_FILE).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{folder.name}: no readable artifact ({error})") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def _readable(folder: pathlib.Path, name: str, kind: type[_Described]) -> _Described:

@@ -31,15 +31,20 @@ class LoadedAdapter(msgspec.Struct, frozen=True):
     arrays: dict[str, NDArray[np.float32]]
 
 
-def load_adapter(folders: Sequence[str], artifact: Artifact) -> LoadedAdapter | None:
-    """None where no folder is given. Raises EngineError for more than one and for another base's."""
+def load_adapter(
+    folders: Sequence[str], artifact: Artifact, base: pathlib.Path
+) -> LoadedAdapter | None:
+    """None where no folder is given. Raises EngineError for more than one and for another base's.
+
+    `base` is the artifact's folder.
+    """
     if not folders:
         return None
     if len(folders) > 1:
         raise EngineError("unsupported", "only one adapter is supported for one model")
     folder = pathlib.Path(folders[0])
     try:
-        adapter = read_adapter(folder)
+        adapter = read_adapter(folder, base)
         _check_base(adapter, artifact, folder)
         if (folder / GRAPH_FILE).stat().st_size > MAX_GRAPH_BYTES:
             raise EngineError("load", f"{folder.name}: the graph is too large")

@@ -87,7 +87,7 @@ def _load_decoder(
 
 
 def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.InferenceSession:
-    adapter = load_adapter(load.adapters, artifact)
+    adapter = load_adapter(load.adapters, artifact, folder)
     return open_session(
         folder, artifact, threads=load.threads, precise=load.precise, adapter=adapter
     )

@@ -24,6 +24,7 @@ from converters.artifact import (
     MLX_ADAPTER_FILE,
     AdapterArtifact,
     read_adapter,
+    structure_of,
 )
 from converters.errors import Unsupported
 from converters.gguf import GgufFile, read_header
@@ -86,7 +87,7 @@ def convert_adapter(
 ) -> int:
     """Bytes of the artifact; one that is there already is left as it is."""
     if request.final.exists():
-        return read_adapter(request.final).file_bytes
+        return read_adapter(request.final, request.base_folder).file_bytes
     progress.start("plan")
     planned = plan_adapter(
         read_header(adapter), read_header(base), request.target, precise=request.precise
@@ -151,6 +152,7 @@ def _describe(planned: AdapterPlan, request: AdapterRequest) -> AdapterArtifact:
         source=request.source,
         base=request.base,
         variant=planned.base.variant,
+        base_structure=structure_of(request.base_folder),
         rank=planned.lora.rank,
         targets=tuple(pair.target for pair in planned.lora.pairs),
         # ONNX Runtime packs a copy of each matrix beside the mapped one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from converters.artifact import adapted_base
 from daemon.cli.client import Client
 from daemon.cli.terminal import human_bytes, print_table
 
@@ -49,9 +50,16 @@ def _print_artifacts(artifacts: list[dict[str, Any]]) -> None:
     if artifacts:
         print()
         rows = [
-            [a["source"][:12], a["target"], human_bytes(a["size"]), _users(a)] for a in artifacts
+            [a["source"][:12], _target(a["target"]), human_bytes(a["size"]), _users(a)]
+            for a in artifacts
         ]
         print_table(["CONVERTED", "TARGET", "SIZE", "FOR"], rows)
+
+
+def _target(variant: str) -> str:
+    """An adapter's names its base too."""
+    base = adapted_base(variant)
+    return variant.replace(base, base[:12]) if base else variant
 
 
 def _users(artifact: dict[str, Any]) -> str:

@@ -63,7 +63,9 @@ def _create_body(client: Client, modelfile: Modelfile, folder: pathlib.Path) -> 
             body["from"] = source
     for source in modelfile.values("adapter"):
         file = folder / pathlib.Path(source).expanduser()
-        body["adapters"] = {file.name: upload(client, file)}
+        if not file.is_file():
+            raise ClientError(f"ADAPTER {source}: {file} is not a file")
+        body.setdefault("adapters", {})[file.name] = upload(client, file)
     for name in ("template", "system", "renderer", "parser", "requires"):
         if value := modelfile.last(name):
             body[name] = value

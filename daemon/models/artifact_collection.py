@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterable
 
+from converters.artifact import adapted_base
 from daemon.models import collection
 from daemon.models.durable import fsync_folder, locked
 from daemon.models.foreign.shelf import ForeignShelf
@@ -95,7 +96,7 @@ class ArtifactCollector:
         note = folder / UNREACHABLE_FILE
         if folder.name in wanted:
             note.unlink(missing_ok=True)
-            return 0
+            return sum(self._remove_orphan(each, wanted) for each in sorted(folder.iterdir()))
         if not note.exists():
             note.touch()
         if folder.name in deleted:
@@ -103,13 +104,22 @@ class ArtifactCollector:
         is_due = time.time() - note.stat().st_mtime > KEPT_SECONDS
         return self._remove(folder) if is_due else 0
 
+    def _remove_orphan(self, variant: pathlib.Path, wanted: set[str]) -> int:
+        """An adapter's artifact whose base is gone; made again in a moment, so at once."""
+        base = adapted_base(variant.name)
+        if not base or base in wanted:
+            return 0
+        with _free([variant]) as is_free:
+            return self._remove_now(variant) if is_free else 0
+
     def _remove(self, folder: pathlib.Path) -> int:
         with _all_free(folder) as is_free:
-            if not is_free:
-                return 0
-            doomed = self._artifacts / f"{_DOOMED}{secrets.token_hex(8)}"
-            folder.rename(doomed)
-            fsync_folder(self._artifacts)
+            return self._remove_now(folder) if is_free else 0
+
+    def _remove_now(self, folder: pathlib.Path) -> int:
+        doomed = self._artifacts / f"{_DOOMED}{secrets.token_hex(8)}"
+        folder.rename(doomed)
+        fsync_folder(self._artifacts)
         log.info("removed the artifacts of %s, whose source is gone", folder.name)
         return _remove_tree(doomed)
 
@@ -132,8 +142,14 @@ class ArtifactCollector:
 @contextlib.contextmanager
 def _all_free(folder: pathlib.Path) -> Generator[bool]:
     """Whether nothing uses any variant below `folder`; held so while the block runs."""
+    with _free(path for path in folder.iterdir() if path.is_dir()) as is_free:
+        yield is_free
+
+
+@contextlib.contextmanager
+def _free(variants: Iterable[pathlib.Path]) -> Generator[bool]:
     with contextlib.ExitStack() as stack:
-        for variant in (path for path in folder.iterdir() if path.is_dir()):
+        for variant in variants:
             if "staging" in variant.name:
                 yield False
                 return

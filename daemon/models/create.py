@@ -16,6 +16,13 @@ import msgspec
 from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, LoadFailed, NotFound, NotYet
 from daemon.models import manifest as media
+from daemon.models.create_adapter import (
+    adapter_file,
+    adapter_layer,
+    convert_adapter,
+    weights_layer,
+    with_adapter,
+)
 from daemon.models.create_files import file_size, layer_for, named_files, weights_first
 from daemon.models.create_request import (
     CreateRequest,
@@ -127,8 +134,11 @@ class Creator:
                 yield CreateStatus(status="parsing GGUF")
                 await self._add_file(draft, file_name, digest, size)
             draft.layers = weights_first(draft.layers)
-        with self._store.pinned(_hex_digests(request.files)):
-            if request.files:
+        if request.adapters is not None:
+            yield CreateStatus(status="parsing GGUF")
+            await self._add_adapter(draft, request.adapters)
+        with self._store.pinned(_hex_digests((request.files or {}) | (request.adapters or {}))):
+            if request.files or request.adapters:
                 async with contextlib.aclosing(self._convert(draft)) as steps:
                     async for step in steps:
                         yield step
@@ -201,6 +211,17 @@ class Creator:
         if layer.media_type == media.MODEL:
             draft.inspection = inspection
 
+    async def _add_adapter(self, draft: _Draft, adapters: dict[str, str]) -> None:
+        """Raises what says that it is not for these weights, before anything is converted."""
+        file_name, digest = adapter_file(adapters)
+        layer = await adapter_layer(self._store, self._conversions, file_name, digest)
+        draft.layers = with_adapter(draft.layers, layer)
+        if draft.inspection is None:
+            raise LoadFailed("the weights that the adapter is for cannot be read")
+        weights = parse_digest(weights_layer(draft.layers).digest)
+        target = await self.target_for(draft.inspection)
+        await self._conversions.check_adapter(digest, weights, target)
+
     async def target_for(self, inspection: Inspection) -> str:
         """What these weights are converted to here. Raises NotYet with the reasons against it."""
         return await required_target(self._choose_target, inspection)
@@ -208,10 +229,14 @@ class Creator:
     async def _convert(self, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         assert draft.inspection is not None
         target = await self.target_for(draft.inspection)
-        digest = parse_digest(draft.layers[0].digest)
+        digest = parse_digest(weights_layer(draft.layers).digest)
         async with contextlib.aclosing(self._conversions.ensure_artifact(digest, target)) as steps:
             async for step in steps:
                 yield conversion_status(target, step)
+        adapting = convert_adapter(self._conversions, draft.layers, target)
+        async with contextlib.aclosing(adapting) as statuses:
+            async for status in statuses:
+                yield status
 
     async def _write(self, name: ModelName, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         config = encode_config(draft.config)
@@ -229,8 +254,8 @@ class Creator:
         yield CreateStatus(status="success")
 
 
-def _hex_digests(files: dict[str, str] | None) -> list[str]:
-    return [parse_digest(digest) for digest in (files or {}).values()]
+def _hex_digests(files: dict[str, str]) -> list[str]:
+    return [parse_digest(digest) for digest in files.values()]
 
 
 async def required_target(choose_target: ChooseTarget, inspection: Inspection) -> str:

@@ -91,7 +91,6 @@ def check_before_stream(request: CreateRequest) -> ModelName:
 def check_supported(request: CreateRequest) -> None:
     """Raises NotYet naming the field that a later version brings."""
     later = {
-        "adapters": request.adapters,
         "draft_files": request.draft_files,
         "quantize": request.quantize or request.quantization,
         "draft_quantize": request.draft_quantize,

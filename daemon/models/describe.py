@@ -73,10 +73,20 @@ class ShownArtifact(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
 
 
+class ShownAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's adapter over its weights: matrices it belongs to, its largest rank, bytes."""
+
+    matrices: int
+    rank: int
+    file_bytes: int
+    resident_bytes: int
+
+
 class HearthFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Per target: `artifacts` that exist, `estimates` of bytes on disk, `refusals` with reasons."""
+    """Per target: `artifacts` and `adapters` that exist, `estimates` of bytes on disk, `refusals`."""
 
     artifacts: dict[str, ShownArtifact] = {}
+    adapters: dict[str, ShownAdapter] = {}
     estimates: dict[str, int] = {}
     refusals: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
@@ -264,6 +274,7 @@ def _hearth_facts(
     found = {target: conversions.artifact(model.model_digest, target) for target in TARGETS}
     return HearthFacts(
         artifacts={target: _shown(artifact) for target, artifact in found.items() if artifact},
+        adapters=dict(_shown_adapters(model, conversions)),
         estimates=inspection.estimates,
         refusals=inspection.refusals,
         warnings=inspection.warnings,
@@ -277,6 +288,24 @@ def _shown(artifact: Artifact) -> ShownArtifact:
         resident_bytes=artifact.resident_bytes,
         kv_bytes_per_token=artifact.kv_bytes_per_token,
     )
+
+
+def _shown_adapters(
+    model: ResolvedModel, conversions: Conversions
+) -> Iterable[tuple[str, ShownAdapter]]:
+    """(target, adapter)."""
+    for file in model.adapters[:1]:
+        for target in TARGETS:
+            if adapter := conversions.adapter(file.digest, model.model_digest, target):
+                yield (
+                    target,
+                    ShownAdapter(
+                        matrices=len(adapter.targets),
+                        rank=adapter.rank,
+                        file_bytes=adapter.file_bytes,
+                        resident_bytes=adapter.resident_bytes,
+                    ),
+                )
 
 
 def modelfile_text(

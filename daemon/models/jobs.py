@@ -18,7 +18,15 @@ from typing import Any
 
 import msgspec
 
-from converters.artifact import Artifact, ArtifactError, read_artifact, variant_folder
+from converters.artifact import (
+    AdapterArtifact,
+    Artifact,
+    ArtifactError,
+    adapter_folder,
+    read_adapter,
+    read_artifact,
+    variant_folder,
+)
 from converters.inspection import Inspection, arrays_path, inspection_path, read_inspection
 from daemon.errors import Busy, DaemonError, Invalid, LoadFailed, NotFound, NotYet
 from daemon.models.converter_process import (
@@ -49,12 +57,35 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     progress: ConversionProgress
 
 
+class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder that a converter makes: what it is told, and what reads the folder afterwards."""
+
+    source: str
+    folder: pathlib.Path
+    arguments: tuple[str, ...]
+    read: Callable[[pathlib.Path], Artifact | AdapterArtifact] = read_artifact
+
+    def is_there(self) -> bool:
+        try:
+            self.read(self.folder)
+        except ArtifactError:
+            return False
+        return True
+
+    def require(self) -> None:
+        try:
+            self.read(self.folder)
+        except ArtifactError as error:
+            raise LoadFailed(f"the converter left no artifact: {error}") from error
+
+
 class _Job:
     """One conversion. `changed` is set, and replaced, whenever there is news."""
 
-    def __init__(self, source: str, folder: pathlib.Path) -> None:
-        self.source = source
-        self.folder = folder
+    def __init__(self, wanted: _Wanted) -> None:
+        self.wanted = wanted
+        self.source = wanted.source
+        self.folder = wanted.folder
         self.progress = ConversionProgress(phase="queued")
         self.waiters = 0
         self.changed = asyncio.Event()
@@ -146,7 +177,7 @@ class Conversions:
             for job in self._jobs.values()
         ]
 
-    async def ensure_artifact(
+    def ensure_artifact(
         self, source: str, target: str, *, precise: bool = False
     ) -> AsyncGenerator[ConversionProgress]:
         """Yields progress until the artifact is there; nothing at all when it already is.
@@ -154,10 +185,57 @@ class Conversions:
         Close the generator (`contextlib.aclosing`) to leave early: the last one to leave stops the
         conversion. Raises Invalid, NotYet, NoSpace, LoadFailed, or Busy when the daemon stops.
         """
+        arguments = ["convert", "--input", str(self._blob_path(source))]
+        arguments += ["--source", source, "--target", target]
         folder = self.artifact_folder(source, target, precise=precise)
-        if self.artifact(source, target, precise=precise) is not None:
+        arguments += ["--precise"] if precise else []
+        return self._ensure(_Wanted(source=source, folder=folder, arguments=tuple(arguments)))
+
+    # ---- adapters ----
+
+    def adapter_folder(self, adapter: str, base: str, target: str) -> pathlib.Path:
+        """Where the artifact of an adapter (a blob's hex digest) over a base lies or would lie."""
+        return self._artifacts / adapter / adapter_folder(variant_folder(target), base)
+
+    def adapter(self, adapter: str, base: str, target: str) -> AdapterArtifact | None:
+        """As `artifact`, of an adapter over a base."""
+        try:
+            folder = self.adapter_folder(adapter, base, target)
+            return read_adapter(folder, self.artifact_folder(base, target))
+        except ArtifactError:
+            return None
+
+    async def check_adapter(self, adapter: str, base: str, target: str) -> None:
+        """Raises Invalid for an adapter of another model, NotYet for what is not supported."""
+        command = [*self._command, *self._adapter_arguments("match", adapter, base, target)]
+        async with self._one_inspector:
+            await run_converter([*command, "--watch-stdin"], lambda _: None, self._is_busy)
+
+    def ensure_adapter(
+        self, adapter: str, base: str, target: str
+    ) -> AsyncGenerator[ConversionProgress]:
+        """As `ensure_artifact`, which must have made the base's artifact before."""
+        base_folder = self.artifact_folder(base, target)
+        arguments = self._adapter_arguments("adapt", adapter, base, target)
+        arguments += ["--source", adapter, "--base-source", base, "--base-folder", str(base_folder)]
+        wanted = _Wanted(
+            source=adapter,
+            folder=self.adapter_folder(adapter, base, target),
+            arguments=tuple(arguments),
+            read=lambda folder: read_adapter(folder, base_folder),
+        )
+        return self._ensure(wanted)
+
+    def _adapter_arguments(self, command: str, adapter: str, base: str, target: str) -> list[str]:
+        paths = ["--input", str(self._blob_path(adapter)), "--base", str(self._blob_path(base))]
+        return [command, *paths, "--target", target]
+
+    # ---- jobs ----
+
+    async def _ensure(self, wanted: _Wanted) -> AsyncGenerator[ConversionProgress]:
+        if wanted.is_there():
             return
-        job = self._jobs.get(folder) or self._start_job(source, folder, target, precise)
+        job = self._jobs.get(wanted.folder) or self._start_job(wanted)
         job.waiters += 1
         try:
             while not job.is_over:
@@ -170,18 +248,11 @@ class Conversions:
             if not job.waiters and not job.is_over:
                 await self._stop_job(job)
 
-    def _start_job(self, source: str, folder: pathlib.Path, target: str, precise: bool) -> _Job:
-        job = _Job(source, folder)
-        command = [
-            *self._command,
-            "convert",
-            "--watch-stdin",
-            "--input",
-            str(self._blob_path(source)),
-        ]
-        command += ["--source", source, "--target", target, "--output", str(folder)]
-        command += ["--precise"] if precise else []
-        self._jobs[folder] = job
+    def _start_job(self, wanted: _Wanted) -> _Job:
+        job = _Job(wanted)
+        command = [*self._command, *wanted.arguments, "--watch-stdin"]
+        command += ["--output", str(wanted.folder)]
+        self._jobs[wanted.folder] = job
         job.start(asyncio.create_task(self._convert(job, command)))
         return job
 
@@ -189,7 +260,7 @@ class Conversions:
         try:
             async with self._one_converter:
                 await self._run_in_staging(job, command)
-            _require_artifact(job.folder)
+            job.wanted.require()
         finally:
             self._forget(job)
 
@@ -305,13 +376,6 @@ def _make_room(folder: pathlib.Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         discard_folder(folder)
-
-
-def _require_artifact(folder: pathlib.Path) -> None:
-    try:
-        read_artifact(folder)
-    except ArtifactError as error:
-        raise LoadFailed(f"the converter left no artifact: {error}") from error
 
 
 def _take_exception(task: asyncio.Task[Inspection]) -> None:

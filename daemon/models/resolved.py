@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from daemon.errors import Internal, LoadFailed
+from daemon.errors import Internal, LoadFailed, NotYet
 from daemon.models import manifest as media
 from daemon.models.blobs import Blobs
 from daemon.models.manifest import ImageConfig, Layer, Manifest, StoredMessage, parse_digest
@@ -15,6 +15,7 @@ from daemon.models.name import ModelName
 
 # Text layers are read into memory; what is larger was not written by anything of this field.
 MAX_TEXT_BYTES = 16 << 20
+ONLY_ONE_ADAPTER = "only one adapter is currently supported"
 _T = TypeVar("_T")
 
 
@@ -62,18 +63,25 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
         """The weights, there and of the right size. Raises LoadFailed naming what is wrong."""
         if self.weights is None:
             raise LoadFailed(f"model '{self.name.short}' has no GGUF weights")
-        try:
-            size = self.weights.path.stat().st_size
-        except OSError:
-            raise LoadFailed(
-                f"model '{self.name.short}' is damaged: blob sha256:{self.weights.digest} is missing"
-            ) from None
-        if self.weights.size and size != self.weights.size:
-            raise LoadFailed(
-                f"model '{self.name.short}' is damaged: blob sha256:{self.weights.digest} has "
-                f"{size} bytes and not {self.weights.size}"
+        return self._required(self.weights)
+
+    def require_adapters(self) -> tuple[BlobFile, ...]:
+        """At most one, there and of the right size. Raises LoadFailed, NotYet."""
+        if len(self.adapters) > 1:
+            raise NotYet(
+                f"model '{self.name.short}' has {len(self.adapters)} adapters: {ONLY_ONE_ADAPTER}"
             )
-        return self.weights
+        return tuple(self._required(adapter) for adapter in self.adapters)
+
+    def _required(self, blob: BlobFile) -> BlobFile:
+        damaged = f"model '{self.name.short}' is damaged: blob sha256:{blob.digest}"
+        try:
+            size = blob.path.stat().st_size
+        except OSError:
+            raise LoadFailed(f"{damaged} is missing") from None
+        if blob.size and size != blob.size:
+            raise LoadFailed(f"{damaged} has {size} bytes and not {blob.size}")
+        return blob
 
 
 def read_model(

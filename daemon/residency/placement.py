@@ -14,8 +14,8 @@ from typing import Protocol
 import msgspec
 
 from backends.select import Choice
-from converters.artifact import Artifact, ArtifactError, read_artifact
-from daemon.errors import LoadFailed, NotYet
+from converters.artifact import Artifact, ArtifactError, read_adapter, read_artifact
+from daemon.errors import LoadFailed
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.plan import WorkerKey
 
@@ -67,7 +67,7 @@ class Placer(Protocol):
 
 
 def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Placement:
-    """The placement of an artifact that exists."""
+    """The placement of an artifact that exists, without adapter."""
     originals = [rope.original_context_length for rope in artifact.rope.values()]
     has_long = any(rope.long_inverse_frequencies for rope in artifact.rope.values())
     return Placement(
@@ -92,6 +92,12 @@ class Conversions(Protocol):
 
     def artifact_folder(self, source: str, target: str) -> pathlib.Path: ...
 
+    def ensure_adapter(self, adapter: str, base: str, target: str) -> AsyncGenerator[object]:
+        """As `ensure_artifact`, of an adapter (a blob's hex digest) over a base that is there."""
+        ...
+
+    def adapter_folder(self, adapter: str, base: str, target: str) -> pathlib.Path: ...
+
 
 class ArtifactPlacer:
     def __init__(
@@ -102,17 +108,33 @@ class ArtifactPlacer:
         self._choose = choose
 
     async def place(self, model: ResolvedModel) -> Placement:
-        if model.adapters:
-            raise NotYet(f"model '{model.name.short}' has adapters, which are not supported yet")
+        model.require_adapters()
         digest = model.require_weights().digest
         choice = await self._choose(model)
-        async with contextlib.aclosing(
-            self._conversions.ensure_artifact(digest, choice.target)
-        ) as progress:
-            async for _ in progress:
-                pass
+        await _finish(self._conversions.ensure_artifact(digest, choice.target))
         folder = self._conversions.artifact_folder(digest, choice.target)
         try:
-            return placement_of(read_artifact(folder), folder, choice)
+            placement = placement_of(read_artifact(folder), folder, choice)
+            return await self._adapted(model, placement, choice.target)
         except ArtifactError as error:
             raise LoadFailed(f"model '{model.name.short}': {error}") from error
+
+    async def _adapted(self, model: ResolvedModel, placement: Placement, target: str) -> Placement:
+        """With the model's adapter, where it has one."""
+        base = model.require_weights().digest
+        for file in model.require_adapters():
+            await _finish(self._conversions.ensure_adapter(file.digest, base, target))
+            folder = self._conversions.adapter_folder(file.digest, base, target)
+            adapter = read_adapter(folder, pathlib.Path(placement.artifact))
+            placement = msgspec.structs.replace(
+                placement,
+                adapters=(str(folder),),
+                weight_bytes=placement.weight_bytes + adapter.resident_bytes,
+            )
+        return placement
+
+
+async def _finish(steps: AsyncGenerator[object]) -> None:
+    async with contextlib.aclosing(steps):
+        async for _ in steps:
+            pass

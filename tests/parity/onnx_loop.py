@@ -28,7 +28,7 @@ class OnnxLoop:
     ) -> None:
         self.artifact = read_artifact(folder)
         if adapter:
-            loaded = load_adapter([str(adapter)], self.artifact)
+            loaded = load_adapter([str(adapter)], self.artifact, folder)
             self.session = open_session(
                 folder, self.artifact, threads=1, precise=False, adapter=loaded
             )

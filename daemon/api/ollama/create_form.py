@@ -67,7 +67,11 @@ async def _create(
             for name in CreateRequest.__struct_fields__
             if (value := getattr(form, name)) not in ("", None)
         }
-        found: dict[str, Any] = {"source": sources.name, "files": sources.files or None}
+        found: dict[str, Any] = {
+            "source": sources.name,
+            "files": sources.files or None,
+            "adapters": sources.adapters or None,
+        }
         request = CreateRequest(**(fields | found | given))
         async with contextlib.aclosing(services.creator.create(request)) as steps:
             async for step in steps:
@@ -114,48 +118,67 @@ def _fields(modelfile: Modelfile) -> dict[str, Any]:
 
 
 class _Sources:
-    """The FROM lines: `name` of a model, `files` by digest. `folder` None: no file may be read.
+    """The FROM and ADAPTER lines: `name` of a model, `files` and `adapters` by digest.
 
-    Raises Invalid, NotYet.
+    `folder` None: no file may be read. Raises Invalid, NotYet.
     """
 
     def __init__(self, store: Store, modelfile: Modelfile, folder: pathlib.Path | None) -> None:
-        for command in ("adapter", "draft"):
-            if modelfile.values(command):
-                word = command.upper()
-                raise NotYet(f"create with {word} is not supported by this version yet")
+        if modelfile.values("draft"):
+            raise NotYet("create with DRAFT is not supported by this version yet")
         self.name = ""
         self.files: dict[str, str] = {}
-        self._paths: list[pathlib.Path] = []
+        self.adapters: dict[str, str] = {}
+        self._paths: list[tuple[pathlib.Path, dict[str, str]]] = []
         for source in modelfile.values("from"):
-            self._add(source, store, folder)
+            if not self._add_file("FROM", source, store, folder, self.files):
+                self._add_name(source)
+        for source in modelfile.values("adapter"):
+            if not self._add_file("ADAPTER", source, store, folder, self.adapters):
+                raise _unnameable("ADAPTER", source)
 
-    def _add(self, source: str, store: Store, folder: pathlib.Path | None) -> None:
+    def _add_file(
+        self,
+        command: str,
+        source: str,
+        store: Store,
+        folder: pathlib.Path | None,
+        files: dict[str, str],
+    ) -> bool:
+        """False for what may be a model's name."""
         if digest := _blob_digest(source, store):
-            self.files[f"sha256-{digest}"] = f"sha256:{digest}"
+            files[f"sha256-{digest}"] = f"sha256:{digest}"
         elif folder is not None and (path := folder / pathlib.Path(source).expanduser()).is_file():
-            self._paths.append(path)
+            self._paths.append((path, files))
         elif _LOOKS_LIKE_A_PATH.match(source):
-            raise Invalid(
-                f"FROM {source}: not a file that this request can name; upload it to /api/blobs "
-                "and say FROM @sha256:<digest>"
-            )
-        elif self.name:
-            raise Invalid(f"FROM names two models: {self.name}, {source}")
+            raise _unnameable(command, source)
         else:
-            self.name = source
+            return False
+        return True
+
+    def _add_name(self, source: str) -> None:
+        if self.name:
+            raise Invalid(f"FROM names two models: {self.name}, {source}")
+        self.name = source
 
     async def take_in(
         self, services: Services, pins: contextlib.ExitStack
     ) -> AsyncGenerator[CreateStatus]:
         """Puts the files that lie beside the Modelfile on the shelf, pinned while `pins` is open."""
-        for path in self._paths:
+        for path, files in self._paths:
             digests: list[str] = []
             async with contextlib.aclosing(take_in(services.store, path, digests.append)) as steps:
                 async for step in steps:
                     yield step
             pins.enter_context(services.store.pinned(digests))
-            self.files[path.name] = f"sha256:{digests[0]}"
+            files[path.name] = f"sha256:{digests[0]}"
+
+
+def _unnameable(command: str, source: str) -> Invalid:
+    return Invalid(
+        f"{command} {source}: not a file that this request can name; upload it to /api/blobs "
+        f"and say {command} @sha256:<digest>"
+    )
 
 
 def _blob_digest(source: str, store: Store) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from daemon.errors import Invalid, NotYet
 from daemon.models import manifest as media
 from daemon.models.manifest import Layer, Manifest, parse_digest
-from daemon.models.resolved import MAX_TEXT_BYTES
+from daemon.models.resolved import MAX_TEXT_BYTES, ONLY_ONE_ADAPTER
 
 MAX_LAYERS = 1024
 MAX_BLOB_BYTES = 16 << 40
@@ -52,6 +52,8 @@ def check_manifest(data: bytes) -> Manifest:
         raise Invalid("the registry's manifest has no layers")
     if any(layer.media_type == media.TENSOR for layer in found):
         raise NotYet("models of safetensors layers are not supported by this version yet")
+    if sum(layer.media_type == media.ADAPTER for layer in found) > 1:
+        raise NotYet(f"the model has several adapters, and {ONLY_ONE_ADAPTER}")
     if len(found) > MAX_LAYERS:
         raise Invalid(f"the registry's manifest has {len(found)} layers, over {MAX_LAYERS}")
     layers = tuple(_checked(layer) for layer in found)

@@ -15,6 +15,7 @@ from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, NoSpace, NotYet
 from daemon.models import manifest as media
 from daemon.models.create import conversion_status
+from daemon.models.create_adapter import convert_adapter
 from daemon.models.create_request import CreateStatus
 from daemon.models.jobs import Conversions
 from daemon.models.manifest import Layer, Manifest, parse_digest
@@ -97,6 +98,7 @@ class _Pull:
                 target = await self._look_first(client, manifest)
                 obstacle = self._check_space(manifest, blobs, *target)
                 await self._fetch_all(client, blobs)
+                await self._check_adapters(manifest, target[0])
                 self._progress.say("writing manifest")
                 removed = await self._store.write_manifest_bytes(self._name, data, manifest.digests)
         await self._convert(manifest, target[0], obstacle)
@@ -158,6 +160,13 @@ class _Pull:
         if self._conversions.artifact(parse_digest(layer.digest), target) is not None:
             return target, 0
         return target, inspection.estimates.get(target.partition("-")[0], 0)
+
+    async def _check_adapters(self, manifest: Manifest, target: str) -> None:
+        """Raises NotYet, Invalid: a model whose adapter cannot be applied gets no name here."""
+        for weights in manifest.of_type(media.MODEL)[:1]:
+            for adapter in manifest.of_type(media.ADAPTER):
+                digests = parse_digest(adapter.digest), parse_digest(weights.digest)
+                await self._conversions.check_adapter(*digests, target)
 
     def _check_space(
         self, manifest: Manifest, blobs: list[Layer], target: str, artifact_bytes: int
@@ -223,13 +232,19 @@ class _Pull:
                 self._conversions.ensure_artifact(digest, target)
             ) as steps:
                 async for step in steps:
-                    line = conversion_status(target, step)
-                    self._progress.say(line.status, total=line.total, completed=line.completed)
+                    self._tell(conversion_status(target, step))
+            adapting = convert_adapter(self._conversions, list(manifest.layers), target)
+            async with contextlib.aclosing(adapting) as statuses:
+                async for status in statuses:
+                    self._tell(status)
         except NoSpace as error:
             self._say_unconverted(error.message)
         except DaemonError as error:
             log.warning("%s was pulled but not converted: %s", self._name.short, error)
             raise
+
+    def _tell(self, line: CreateStatus) -> None:
+        self._progress.say(line.status, total=line.total, completed=line.completed)
 
     def _say_unconverted(self, reason: str) -> None:
         self._progress.say(f"the model stays unconverted, as its artifact does not fit: {reason}")

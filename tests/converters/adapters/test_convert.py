@@ -52,7 +52,7 @@ def test_the_arrays_are_the_given_matrices(
 ):
     before = {path: path.stat().st_mtime_ns for path in base_folder.iterdir()}
     folder = adapted_file(adapter, base, base_folder)
-    described = read_adapter(folder)
+    described = read_adapter(folder, base_folder)
     assert (described.base, described.source, described.rank) == ("5e" * 32, "ad" * 32, 3)
     assert set(described.targets) == set(matrices)
     assert described.file_bytes == sum(path.stat().st_size for path in folder.iterdir())
@@ -89,7 +89,7 @@ def test_the_graph_reads_the_bases_own_weights(
     assert locations == {WEIGHTS_FILE, ADAPTER_WEIGHTS_FILE}
     plain = onnx.load(base_folder / GRAPH_FILE, load_external_data=False).graph
     assert len(graph.node) == len(plain.node) + 3 * sum(
-        name.endswith("lora_up") for name in read_adapter(folder).arrays
+        name.endswith("lora_up") for name in read_adapter(folder, base_folder).arrays
     )
 
 
@@ -131,5 +131,5 @@ def test_the_commands(
     sources = ("--source", "ad" * 32, "--base-source", "5e" * 32, "--base-folder", base_folder)
     line = command("adapt", "--input", adapter, "--output", final, *fits, *sources)
     code, lines = run(line)
-    assert (code, lines[-1]["artifact_bytes"]) == (0, read_adapter(final).file_bytes)
+    assert (code, lines[-1]["artifact_bytes"]) == (0, read_adapter(final, base_folder).file_bytes)
     assert run(line) == (0, lines[-1:])

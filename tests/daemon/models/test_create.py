@@ -128,7 +128,7 @@ DIGEST = "sha256:" + "0" * 64
         ({"source": "x", "template": "a\n{{ if }}"}, Invalid, "template error: template: :2: missing"),
         ({"source": "x", "quantize": "Q4_K_M"}, NotYet, "'quantize'"),
         ({"source": "x", "quantization": "Q4_K_M"}, NotYet, "'quantize'"),
-        ({"source": "x", "adapters": {"a": DIGEST}}, NotYet, "'adapters'"),
+        ({"source": "x", "adapters": {"a": DIGEST}}, NotFound, "model 'x' not found"),
         ({"source": "x", "draft_files": {"a": DIGEST}}, NotYet, "'draft_files'"),
         ({"source": "x", "remote_host": "h"}, NotYet, "'remote_host'"),
         ({"source": "x", "parameters": {"a": {}}}, Invalid, "parameter 'a'"),

@@ -38,6 +38,13 @@ class WritesOnDemand:
     def artifact_folder(self, source: str, target: str) -> pathlib.Path:
         return self._folder / source / target
 
+    async def ensure_adapter(self, adapter: str, base: str, target: str) -> AsyncGenerator[object]:
+        self.asked.append((adapter, base))
+        yield target
+
+    def adapter_folder(self, adapter: str, base: str, target: str) -> pathlib.Path:
+        return self._folder / adapter / f"{target}-on-{base}"
+
 
 async def choose(_: ResolvedModel) -> Choice:
     return CHOICE
@@ -69,10 +76,9 @@ async def test_an_unreadable_artifact_is_a_load_failure(tmp_path: pathlib.Path):
 async def test_what_cannot_be_loaded_is_refused_before_any_conversion(tmp_path: pathlib.Path):
     conversions = WritesOnDemand(tmp_path)
     placer = ArtifactPlacer(conversions, choose)
-    adapted = msgspec.structs.replace(
-        with_weights(tmp_path), adapters=(BlobFile(DIGEST, tmp_path, 1),)
-    )
-    with pytest.raises(NotYet, match="adapters"):
+    adapters = (BlobFile(DIGEST, tmp_path, 1),) * 2
+    adapted = msgspec.structs.replace(with_weights(tmp_path), adapters=adapters)
+    with pytest.raises(NotYet, match="2 adapters: only one adapter"):
         await placer.place(adapted)
     with pytest.raises(LoadFailed, match="no GGUF weights"):
         await placer.place(model("a"))
