@@ -11,7 +11,10 @@ from backends.types import GenerateRequest, Load, RequestId, TokenEvent
 
 
 class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What this engine can do with this model. The text side refuses the rest by name."""
+    """What this engine can do with this model. The text side refuses the rest by name.
+
+    `numbers` is the type that it computes in ("float16"), where the engine chooses one.
+    """
 
     context_length: int
     rows: int
@@ -22,6 +25,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     adapters: bool = False
     reproducible_batches: bool = False
     device: str = "cpu"
+    numbers: str = ""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,14 +17,14 @@ EXACT_CHUNK = 256
 _HEADROOM = 0.75
 
 
-def plan_chunk(remaining: int, ids_per_second: float, seconds: float) -> int:
-    """Ids to prefill next: what `seconds` allow, in steps of MIN_CHUNK.
+def plan_chunk(remaining: int, ids_per_second: float, seconds: float, most: int = MAX_CHUNK) -> int:
+    """Ids to prefill next: what `seconds` allow, in steps of MIN_CHUNK, up to `most`.
 
     The last chunk of a prompt has at least two ids (a one-id run takes other kernels, and rounds
     differently, than the same id in a longer run), so one id is never left over.
     """
     wanted = int(ids_per_second * seconds) // MIN_CHUNK * MIN_CHUNK
-    return plan_fixed_chunk(remaining, min(max(wanted, MIN_CHUNK), MAX_CHUNK))
+    return plan_fixed_chunk(remaining, min(max(wanted, MIN_CHUNK), most))
 
 
 def plan_fixed_chunk(remaining: int, chunk: int) -> int:
@@ -37,13 +37,15 @@ def plan_fixed_chunk(remaining: int, chunk: int) -> int:
 class Pace:
     """Remembers the last measurements; half of each new one counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_chunk: int = MAX_CHUNK) -> None:
+        self._most_chunk = most_chunk
         self._ids_per_second = 0.0
         self._decode_seconds = 0.0
 
     def chunk(self, remaining: int, *, is_decoding: bool) -> int:
         gap = DECODE_GAP_SECONDS - self._decode_seconds if is_decoding else ALONE_SECONDS
-        return plan_chunk(remaining, self._ids_per_second, max(gap, 0.0) * _HEADROOM)
+        seconds = max(gap, 0.0) * _HEADROOM
+        return plan_chunk(remaining, self._ids_per_second, seconds, self._most_chunk)
 
     def saw_prefill(self, ids: int, seconds: float) -> None:
         """Short chunks say little about the rate of long ones and are left out."""

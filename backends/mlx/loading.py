@@ -1,0 +1,219 @@
+"""From a `Load` to an engine: the model, its type of numbers, the room for keys and values.
+
+Memory is estimated before anything is read: weights of `model*.safetensors` stay lazy until then. The
+model then proves itself on a few ids; where they overflow its 16 bits, wider ones are taken, aloud.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from backends.engine.contract import Engine, EngineCapabilities
+from backends.mlx import device
+from backends.mlx import mlx_lm_internals as internals
+from backends.mlx.engine import MlxEngine
+from backends.mlx.key_values import RowBytes, plan_context, plan_rows
+from backends.mlx.mlx_lm_internals import Config, Weights
+from backends.mlx.vectors import MlxPooler
+from backends.types import EngineError, Load
+from converters.artifact import MLX_CONFIG_FILE, Artifact, ArtifactError, read_artifact
+
+# Fewer positions than this are no context that anything can be answered in.
+MIN_CONTEXT = 16
+MAX_CONFIG_BYTES = 16 << 20
+# Larger chunks feed a GPU better; a CPU is busy with few ids already.
+GPU_CHUNK = 2048
+_PROBE_IDS = 48
+_NUMBERS = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+_WIDER = {
+    "float16": ("float16", "bfloat16", "float32"),
+    "bfloat16": ("bfloat16", "float32"),
+    "float32": ("float32",),
+}
+_log = logging.getLogger(__name__)
+
+
+def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
+    """Raises EngineError: "unsupported", "load" or "memory", each with what a user must know.
+
+    `has_batches` None: where they pay. On a CPU two rows take twice the time of one, so there every
+    row keeps its own run, and its numbers.
+    """
+    folder = pathlib.Path(load.artifact)
+    artifact = _checked(load, folder)
+    place = device.device_name()
+    device.prepare_device(place)
+    config, weights = read_config(folder), _read_weights(folder)
+    stored = str(config.get("torch_dtype", "float16"))
+    candidates = plan_numbers(stored, place)
+    weights_bytes = _estimated_bytes(weights, _NUMBERS[candidates[0]])
+    available = device.available_bytes()
+    _check_memory(weights_bytes, available)
+    model = _built(config, weights)
+    del weights
+    numbers, row_bytes = _proven(model, stored, candidates, artifact.vocabulary)
+    device.wire_weights(weights_bytes)
+    if artifact.pooling:
+        return MlxPooler(
+            model=model,
+            pooling=artifact.pooling,
+            capabilities=_capabilities(artifact, place, numbers, rows=1, generate=False),
+        )
+    budget = load.kv_bytes or (available - weights_bytes) // 2
+    context = _context(load, artifact, row_bytes, budget)
+    is_batched = place != "cpu" if has_batches is None else has_batches
+    return MlxEngine(
+        model=model,
+        row_bytes=row_bytes,
+        budget_bytes=budget,
+        capabilities=_capabilities(
+            artifact, place, numbers,
+            rows=plan_rows(load.rows, row_bytes.of(context), budget),
+            context_length=context,
+            embed=internals.body_of(model) is not None,
+            reproducible_batches=not is_batched,
+        ),
+        has_batches=is_batched,
+        **({} if place == "cpu" else {"most_chunk": GPU_CHUNK}),
+    )  # fmt: skip
+
+
+def _checked(load: Load, folder: pathlib.Path) -> Artifact:
+    if load.adapters:
+        raise EngineError("unsupported", "adapters are not supported on MLX yet")
+    if load.rows < 1 or load.context_length < 1:
+        raise EngineError("invalid", "rows and context_length must be at least 1")
+    try:
+        artifact = read_artifact(folder)
+    except ArtifactError as error:
+        raise EngineError("load", str(error)) from error
+    if not artifact.causal:
+        raise EngineError("unsupported", "encoders are not supported on MLX yet")
+    return artifact
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """`config.json`, bounded. Raises EngineError("load")."""
+    path = folder / MLX_CONFIG_FILE
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise EngineError("load", f"{path.name} is too large")
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EngineError("load", f"{folder.name}: not an artifact for MLX ({error})") from error
+    if not isinstance(config, dict):
+        raise EngineError("load", f"{path.name} is not an object")
+    return config
+
+
+def _read_weights(folder: pathlib.Path) -> Weights:
+    """Lazy arrays: nothing but headers is read here."""
+    weights: Weights = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        try:
+            weights |= mx.load(str(path))  # pyright: ignore[reportOperatorIssue]
+        except (RuntimeError, ValueError) as error:
+            raise EngineError("load", f"{path.name} cannot be read: {error}") from error
+    if not weights:
+        raise EngineError("load", f"{folder.name}: there are no weights for MLX")
+    return weights
+
+
+def _built(config: Config, weights: Weights) -> nn.Module:
+    try:
+        return internals.build_model(config, weights)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EngineError("load", f"weights and config do not fit together: {error}") from error
+
+
+def plan_numbers(stored: str, place: str) -> Sequence[str]:
+    """What a model may compute in, best first: as it is stored, or wider.
+
+    MLX's CPU kernels take 16-bit codes some 60 times slower than fp32 ones, so a CPU gets those.
+    """
+    return ("float32",) if place == "cpu" else _WIDER.get(stored, _WIDER["float16"])
+
+
+def _estimated_bytes(weights: Weights, numbers: mx.Dtype) -> int:
+    return sum(
+        array.size * numbers.size if mx.issubdtype(array.dtype, mx.floating) else array.nbytes
+        for array in weights.values()
+    )
+
+
+def _check_memory(weights_bytes: int, available: int) -> None:
+    if weights_bytes > available:
+        raise EngineError(
+            "memory",
+            f"the weights take {weights_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free",
+        )
+
+
+def _proven(
+    model: nn.Module, stored: str, candidates: Sequence[str], vocabulary: int
+) -> tuple[str, RowBytes]:
+    """The first type of numbers that a run over some ids stays finite in. Warms the kernels too."""
+    for name in candidates:
+        if name != stored:
+            model.set_dtype(_NUMBERS[name])
+        mx.eval(model.parameters())
+        row_bytes, is_finite = _tried(model, vocabulary)
+        if is_finite:
+            if name != candidates[0]:
+                _log.warning("computing in %s: %s overflows in this model", name, candidates[0])
+            return name, row_bytes
+    raise EngineError("load", "the model gives numbers that are not finite, in every type")
+
+
+def _tried(model: nn.Module, vocabulary: int) -> tuple[RowBytes, bool]:
+    """What a row takes, and whether all logits of a prompt and of one id behind it are finite."""
+    caches = internals.make_caches(model)
+    ids = [place * max(1, vocabulary // _PROBE_IDS) % vocabulary for place in range(_PROBE_IDS)]
+    first = model(mx.array([ids]), cache=caches)
+    second = model(mx.array([ids[:1]]), cache=caches)
+    is_finite = mx.all(mx.isfinite(first)) & mx.all(mx.isfinite(second))
+    internals.evaluate(caches, is_finite)
+    return RowBytes(*internals.position_bytes(caches)), bool(is_finite.item())
+
+
+def _context(load: Load, artifact: Artifact, row_bytes: RowBytes, budget_bytes: int) -> int:
+    wanted = min(load.context_length, artifact.context_length or load.context_length)
+    context = plan_context(wanted, row_bytes, budget_bytes)
+    if context < min(wanted, MIN_CONTEXT):
+        raise EngineError(
+            "memory",
+            f"a KV cache of {budget_bytes} bytes holds {context} tokens of this model, which is "
+            "too few to answer in",
+        )
+    return context
+
+
+def _capabilities(
+    artifact: Artifact,
+    place: str,
+    numbers: str,
+    *,
+    rows: int,
+    context_length: int = 0,
+    generate: bool = True,
+    embed: bool = True,
+    reproducible_batches: bool = False,
+) -> EngineCapabilities:
+    return EngineCapabilities(
+        context_length=context_length or artifact.context_length,
+        rows=rows,
+        vocabulary=artifact.vocabulary,
+        generate=generate,
+        embed=embed,
+        grammar=generate,
+        reproducible_batches=reproducible_batches,
+        device=place,
+        numbers=numbers,
+    )

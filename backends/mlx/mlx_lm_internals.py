@@ -1,0 +1,285 @@
+"""Every touch of mlx-lm: which of its modules are used, and what of them is not promised to anybody.
+
+Its model modules and its caches are used, nothing else: not its loader (any folder may name any code
+there), not its batch generator (one failing sampler costs all rows, and samplers must be MLX graphs),
+not its tokenizers. The package's own `__init__` is never run: it imports transformers, lowers the
+limit of open files for good and wires memory. mlx-lm is pinned; `tests/backends/mlx/test_internals.py`
+breaks when what is relied on here has moved.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from backends.types import EngineError
+
+VERSION = "0.32.2"
+# One per block: a cache of keys and values, a window, a state, or a list of those.
+Caches = list[Any]
+Weights = dict[str, mx.array]
+Config = Mapping[str, Any]
+
+# Modules that have been looked at: importing them runs nothing but definitions.
+MODEL_TYPES = frozenset(
+    [
+        "afmoe",
+        "apertus",
+        "baichuan_m1",
+        "bailing_moe",
+        "bitnet",
+        "cohere",
+        "cohere2",
+        "deepseek",
+        "deepseek_v2",
+        "deepseek_v3",
+        "dots1",
+        "ernie4_5",
+        "ernie4_5_moe",
+        "exaone",
+        "exaone4",
+        "falcon_h1",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gemma3n",
+        "gemma4",
+        "gemma4_text",
+        "glm",
+        "glm4",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neox",
+        "gpt_oss",
+        "granite",
+        "granitemoe",
+        "granitemoehybrid",
+        "helium",
+        "hunyuan",
+        "hunyuan_v1_dense",
+        "internlm2",
+        "internlm3",
+        "jamba",
+        "kimi_linear",
+        "lfm2",
+        "lfm2_moe",
+        "llama",
+        "mamba",
+        "mamba2",
+        "minicpm",
+        "minicpm3",
+        "minimax",
+        "ministral3",
+        "mistral3",
+        "mixtral",
+        "nemotron",
+        "nemotron_h",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "phi",
+        "phi3",
+        "phimoe",
+        "plamo",
+        "qwen",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_moe",
+        "qwen3_next",
+        "rwkv7",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+        "step3p5",
+    ]
+)
+# What configs call a module that has another name.
+_RENAMED = {
+    "mistral": "llama",
+    "falcon_mamba": "mamba",
+    "kimi_k2": "deepseek_v3",
+    "minimax_m2": "minimax",
+    "iquestcoder": "llama",
+    "xverse": "llama",
+}
+
+
+def submodule(name: str) -> Any:
+    """`mlx_lm.<name>`, without what the package itself does when it is imported."""
+    if "mlx_lm" not in sys.modules:
+        spec = importlib.util.find_spec("mlx_lm")
+        if spec is None or spec.submodule_search_locations is None:
+            raise EngineError("load", "mlx-lm is not installed")
+        package = types.ModuleType("mlx_lm")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["mlx_lm"] = package
+    return importlib.import_module(f"mlx_lm.{name}")
+
+
+# ---- models ----
+
+
+def build_model(config: Config, weights: Weights) -> nn.Module:
+    """A model with its (still lazy) weights in place. Raises EngineError for a type not listed here.
+
+    Names that the module has not, or lacks, are errors: `load_weights` is strict.
+    """
+    model_type = str(config.get("model_type", ""))
+    name = _RENAMED.get(model_type, model_type)
+    if name not in MODEL_TYPES:
+        raise EngineError("load", f"MLX has no model of the type {model_type!r} here")
+    try:
+        module = submodule(f"models.{name}")
+    except BaseException as error:  # some modules leave the process where a package is missing
+        raise EngineError("load", f"mlx-lm's {name} cannot be imported: {error}") from error
+    model = module.Model(module.ModelArgs.from_dict(dict(config)))
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    if isinstance(quantization := config.get("quantization"), Mapping):
+        _quantise(model, quantization, weights)
+    model.eval()
+    model.load_weights(list(weights.items()), strict=True)
+    return model
+
+
+def _quantise(model: nn.Module, quantization: Mapping[str, Any], weights: Weights) -> None:
+    """Modules that the config names get its form; others with scales the default."""
+
+    def form(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if path in quantization:
+            return quantization[path]
+        return hasattr(module, "to_quantized") and f"{path}.scales" in weights
+
+    nn.quantize(
+        model,
+        group_size=quantization["group_size"],
+        bits=quantization["bits"],
+        mode=quantization.get("mode", "affine"),
+        class_predicate=form,
+    )
+
+
+def body_of(model: nn.Module) -> Any | None:
+    """What gives the hidden states [B, S, E] that the head is given; None where it is not known."""
+    inner = getattr(model, "language_model", model)
+    return getattr(inner, "model", None)
+
+
+# ---- caches ----
+
+
+def make_caches(model: nn.Module) -> Caches:
+    return submodule("models.cache").make_prompt_cache(model)
+
+
+def can_batch(caches: Caches) -> bool:
+    """Whether rows with such caches can become one batch."""
+    return all(
+        can_batch(list(cache.caches)) if _is(cache, "CacheList") else hasattr(cache, "merge")
+        for cache in caches
+    )
+
+
+def batch_of(rows: Sequence[Caches]) -> Caches:
+    """Caches of one row each as caches of one batch, in this order."""
+    return [type(layer[0]).merge(list(layer)) for layer in zip(*rows, strict=True)]
+
+
+def extend_batch(batch: Caches, other: Caches) -> None:
+    for cache, more in zip(batch, other, strict=True):
+        cache.extend(more)
+
+
+def filter_batch(batch: Caches, places: Sequence[int]) -> None:
+    for cache in batch:
+        cache.filter(list(places))
+
+
+def row_of(batch: Caches, place: int) -> Caches:
+    """One row of a batch, evaluated: a lazy one would keep the whole batch alive."""
+    row = [cache.extract(place) for cache in batch]
+    evaluate(row)
+    return row
+
+
+def evaluate(caches: Iterable[Any], *others: mx.array) -> None:
+    mx.eval([cache.state for cache in caches], *others)
+
+
+def can_trim(caches: Caches) -> bool:
+    """Whether positions can be taken back: not from states, nor from a window that is full."""
+    return all(cache.is_trimmable() for cache in caches)
+
+
+def trim(caches: Caches, positions: int) -> None:
+    for cache in caches:
+        cache.trim(positions)
+
+
+def prefix_of(caches: Caches, held: int, wanted: int) -> Caches:
+    """The first `wanted` of `held` positions in memory of their own. Needs `can_trim` if fewer."""
+    copied = [_prefix_of(cache, held, wanted) for cache in caches]
+    evaluate(copied)
+    return copied
+
+
+def _prefix_of(cache: Any, held: int, wanted: int) -> Any:
+    if _is(cache, "CacheList"):
+        return type(cache)(*(_prefix_of(each, held, wanted) for each in cache.caches))
+    if _is(cache, "KVCache") and cache.keys is not None:
+        copied = type(cache)()
+        copied.keys = mx.contiguous(cache.keys[..., :wanted, :])
+        copied.values = mx.contiguous(cache.values[..., :wanted, :])
+        copied.offset = wanted
+        return copied
+    copied = copy.deepcopy(cache)  # shares its buffers until one of both is written to
+    if wanted < held:
+        copied.trim(held - wanted)
+    return copied
+
+
+def nbytes(caches: Caches) -> int:
+    return sum(cache.nbytes for cache in caches if not cache.empty())
+
+
+def position_bytes(caches: Caches) -> tuple[int, int, int]:
+    """(bytes of a position, of a full window, of states) of one row that holds something."""
+    growing = windows = fixed = 0
+    for cache in _flat(caches):
+        if cache.empty():
+            continue
+        if _is(cache, "RotatingKVCache"):
+            windows += cache.nbytes // cache.keys.shape[2] * cache.max_size
+        elif getattr(cache, "keys", None) is not None:
+            growing += cache.nbytes // cache.keys.shape[2]
+        else:
+            fixed += cache.nbytes
+    return growing, windows, fixed
+
+
+def _flat(caches: Iterable[Any]) -> Iterable[Any]:
+    for cache in caches:
+        if _is(cache, "CacheList"):
+            yield from _flat(cache.caches)
+        else:
+            yield cache
+
+
+def _is(cache: Any, kind: str) -> bool:
+    return type(cache).__name__ == kind

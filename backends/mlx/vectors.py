@@ -1,0 +1,100 @@
+"""Vectors of texts from causal models: the last hidden state, or what the model pools.
+
+Nothing is kept of a text. Padding on the right is harmless: what is causal does not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from backends.engine.contract import EngineCapabilities, EngineStatus
+from backends.engine.pace import EXACT_CHUNK
+from backends.engine.texts import MAX_RUN_IDS, check_text, plan_runs
+from backends.mlx import mlx_lm_internals as internals
+from backends.types import EngineError, Failed, GenerateRequest, TokenEvent
+
+
+def last_hidden(model: nn.Module, ids: Sequence[int], limits: EngineCapabilities) -> bytes:
+    """Float32 [embedding length], little-endian, of the last id. Raises EngineError."""
+    check_text(ids, limits)
+    body, caches = internals.body_of(model), internals.make_caches(model)
+    if body is None:
+        raise EngineError("unsupported", "this model's hidden states are not known")
+    hidden = mx.zeros(0)
+    for start in range(0, len(ids), EXACT_CHUNK):
+        hidden = body(mx.array([ids[start : start + EXACT_CHUNK]]), cache=caches)[0, -1]
+        internals.evaluate(caches, hidden)
+    return _as_bytes(hidden)
+
+
+def _as_bytes(vector: mx.array) -> bytes:
+    return np.array(vector.astype(mx.float32), "<f4").tobytes()
+
+
+class MlxPooler:
+    """`Engine` of backends.types for causal models with pooling; made by `backends.mlx.loading`."""
+
+    def __init__(self, *, model: nn.Module, pooling: str, capabilities: EngineCapabilities) -> None:
+        self.capabilities = capabilities
+        self._model: nn.Module | None = model
+        self._pooling = pooling
+        self._closing: list[TokenEvent] = []
+        self._steps = 0
+
+    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """Texts of like length share a run, so little of it is padding. Raises EngineError."""
+        body = internals.body_of(self._model) if self._model else None
+        if body is None:
+            raise EngineError("internal", "the model has been unloaded")
+        for ids in batch:
+            check_text(ids, self.capabilities)
+        vectors: dict[int, bytes] = {}
+        for places in plan_runs([len(ids) for ids in batch], MAX_RUN_IDS):
+            texts = [batch[place] for place in places]
+            longest = max(map(len, texts))
+            hidden = body(mx.array([[*ids, *[0] * (longest - len(ids))] for ids in texts]))
+            self._steps += 1
+            for line, place in enumerate(places):
+                text = hidden[line, : len(batch[place])]
+                vectors[place] = _as_bytes(pooled(text, self._pooling))
+        return [vectors[place] for place in range(len(batch))]
+
+    # ---- the rest of the contract ----
+
+    def add(self, request: GenerateRequest) -> None:
+        message = "this model gives vectors and does not generate text"
+        failure = Failed(request_id=request.request_id, code="unsupported", message=message)
+        self._closing.append(failure)
+
+    def step(self) -> list[TokenEvent]:
+        events, self._closing = self._closing, []
+        return events
+
+    def cancel(self, request_id: str) -> None:
+        """Nothing lives on between calls."""
+
+    def has_work(self) -> bool:
+        return bool(self._closing)
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(active=0, waiting=0, kv_bytes=0, steps=self._steps)
+
+    def close(self) -> None:
+        self._model = None
+        mx.clear_cache()
+
+
+def pooled(hidden: mx.array, pooling: str) -> mx.array:
+    """[E] of the hidden states [S, E] of one text."""
+    match pooling:
+        case "last":
+            return hidden[-1]
+        case "cls":
+            return hidden[0]
+        case "mean":
+            return hidden.astype(mx.float32).mean(axis=0)
+    raise EngineError("unsupported", f"pooling {pooling!r} is not supported on MLX yet")

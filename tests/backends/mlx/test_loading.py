@@ -1,0 +1,156 @@
+"""From a folder to an engine: numbers, memory, and folders that are refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+
+import mlx.core as mx
+import msgspec
+import pytest
+
+from backends.mlx import loading
+from backends.mlx.device import plan_wired
+from backends.mlx.key_values import RowBytes, plan_context, plan_rows
+from backends.mlx.loading import load_engine, plan_numbers
+from backends.types import EngineError, Load
+from converters.artifact import ARTIFACT_FILE, MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, read_artifact
+from tests.backends.mlx.engine_rig import answers, greedy, load_tiny, prompt_of
+from tests.backends.mlx.tiny_mlx import write_tiny_mlx
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    write_tiny_mlx(tmp_path)
+    return tmp_path
+
+
+def test_a_cpu_computes_in_fp32_and_a_gpu_as_stored():
+    assert list(plan_numbers("float16", "cpu")) == ["float32"]
+    assert list(plan_numbers("float16", "metal")) == ["float16", "bfloat16", "float32"]
+    assert list(plan_numbers("bfloat16", "metal")) == ["bfloat16", "float32"]
+    assert list(plan_numbers("float32", "metal")) == ["float32"]
+    assert next(iter(plan_numbers("strange", "metal"))) == "float16"
+
+
+@pytest.mark.parametrize(("scale", "numbers"), [(1.0, "float16"), (3e4, "bfloat16")])
+def test_numbers_that_overflow_are_found_at_load(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    scale: float,
+    numbers: str,
+):
+    """As on a GPU: fp16 first, whose head is finite and whose logits are not."""
+    write_tiny_mlx(tmp_path, scale=scale, numbers="float16")
+    monkeypatch.setattr(loading, "plan_numbers", lambda stored, place: plan_numbers(stored, "gpu"))
+    with caplog.at_level(logging.WARNING):
+        engine = load_tiny(tmp_path)
+    assert engine.capabilities.numbers == numbers
+    assert ("overflows" in caplog.text) == (numbers != "float16")
+    assert len(answers(engine, greedy("a", prompt_of(20)))["a"]) == 12
+    engine.close()
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backends.mlx.device.available_bytes", lambda: 1000)
+    with pytest.raises(EngineError, match="the weights take") as caught:
+        load_tiny(folder)
+    assert caught.value.code == "memory"
+
+
+def test_the_estimate_is_what_the_weights_take(folder: pathlib.Path):
+    weights = loading._read_weights(folder)
+    expected = loading._estimated_bytes(weights, mx.float32)
+    del weights
+    before = mx.get_active_memory()
+    engine = load_tiny(folder)
+    held = mx.get_active_memory() - before
+    engine.close()
+    assert expected <= held <= expected * 1.02
+
+
+def test_a_cache_too_small_for_anything_is_refused(folder: pathlib.Path):
+    with pytest.raises(EngineError, match="too few to answer in") as caught:
+        load_tiny(folder, kv_bytes=1000)
+    assert caught.value.code == "memory"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (MLX_CONFIG_FILE, b"{", "not an artifact for MLX"),
+        (MLX_CONFIG_FILE, b"[]", "not an object"),
+        (MLX_CONFIG_FILE, b'{"model_type": "../x"}', "no model of the type"),
+        (MLX_WEIGHTS_FILE, b"\xff" * 64, "cannot be read"),
+        (MLX_WEIGHTS_FILE, None, "no weights for MLX"),
+        (ARTIFACT_FILE, b"{}", "no readable artifact"),
+    ],
+)
+def test_folders_that_are_refused(
+    folder: pathlib.Path, name: str, content: bytes | None, message: str
+):
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(EngineError, match=message) as caught:
+        load_tiny(folder)
+    assert caught.value.code == "load"
+
+
+def test_weights_of_another_shape_are_refused(folder: pathlib.Path):
+    config = json.loads((folder / MLX_CONFIG_FILE).read_text())
+    (folder / MLX_CONFIG_FILE).write_text(json.dumps(config | {"intermediate_size": 256}))
+    with pytest.raises(EngineError, match="do not fit") as caught:
+        load_tiny(folder)
+    assert caught.value.code == "load"
+
+
+@pytest.mark.parametrize("fields", [{"adapters": ("a",)}, {"rows": 0}, {"context_length": 0}])
+def test_loads_that_are_refused(folder: pathlib.Path, fields: dict):
+    with pytest.raises(EngineError):
+        load_tiny(folder, **fields)
+
+
+def test_the_context_is_what_the_budget_and_the_model_allow():
+    row = RowBytes(position=100, windows=5_000, states=1_000)
+    assert row.of(1) == 256 * 100 + 6_000
+    assert plan_context(4096, row, 1 << 30) == 4096
+    assert plan_context(4096, row, 6_000 + 3 * 25_600) == 768
+    assert plan_context(4096, row, 5_000) == 0
+    assert plan_rows(4, 1000, 700) == 1
+    assert plan_rows(4, 1000, 1600) == 3
+    assert plan_rows(4, 0, 1600) == 4
+
+
+def test_nothing_is_wired_unless_weights_fill_the_memory():
+    gib = 1 << 30
+    assert plan_wired(4 * gib, 16 * gib, 12 * gib) == 0
+    assert plan_wired(40 * gib, 64 * gib, 48 * gib) == int(0.65 * 64 * gib)
+    assert plan_wired(11 * gib, 16 * gib, 8 * gib) == 8 * gib
+    assert plan_wired(11 * gib, 0, 0) == 0
+
+
+def test_a_model_with_pooling_gives_vectors_and_says_so(folder: pathlib.Path):
+    artifact = msgspec.structs.replace(read_artifact(folder), pooling="last")
+    (folder / ARTIFACT_FILE).write_bytes(msgspec.json.encode(artifact))
+    engine = load_engine(Load(request_id="l", backend="mlx", artifact=str(folder)))
+    assert (engine.capabilities.generate, engine.capabilities.embed) == (False, True)
+    texts = [prompt_of(30), prompt_of(7, 40), prompt_of(9, 50)]
+    together = engine.embed(texts)
+    assert [engine.embed([text])[0] for text in texts] == pytest.approx(together)
+    generating = load_tiny(folder_without_pooling(folder))
+    assert generating.embed([texts[0]])[0] == together[0]
+    generating.close()
+    engine.add(greedy("a", (1, 2)))
+    assert "does not generate" in engine.step()[0].message  # pyright: ignore[reportAttributeAccessIssue]
+    engine.close()
+
+
+def folder_without_pooling(folder: pathlib.Path) -> pathlib.Path:
+    artifact = msgspec.structs.replace(read_artifact(folder), pooling="")
+    (folder / ARTIFACT_FILE).write_bytes(msgspec.json.encode(artifact))
+    return folder
