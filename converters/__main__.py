@@ -34,7 +34,7 @@ DATA_BYTES = 4 << 30
 # One-bit types become eight-bit codes with fp32 scales.
 LARGEST_GROWTH = 16
 LEAST_FILE_BYTES = 1 << 30
-# A hundredth of what one core does.
+# A hundredth of what one core does, a twentieth when it quantises.
 LEAST_BYTES_PER_SECOND = 1 << 20
 LEAST_CPU_SECONDS = 120
 
@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("--base-folder", required=True, type=pathlib.Path)
     adapt.add_argument("--precise", action="store_true")
     _adapter_command(_command(commands.add_parser("match"), _match, has_output=False))
+    quantise = _command(commands.add_parser("quantise"), _quantise)
+    quantise.add_argument("--type", required=True, type=str.upper, metavar="FILE_TYPE")
     return parser
 
 
@@ -148,6 +150,18 @@ def _match(options: argparse.Namespace) -> None:
 
         match(file, base, options.target)
     write_line(done=True)
+
+
+def _quantise(options: argparse.Namespace) -> None:
+    """A folder with the quantised GGUF in it."""
+    final = options.output.absolute()
+    prepare(final)
+    with options.input.open("rb") as file:
+        _confine(options, final.parent)
+        from converters.quantise.quantise import quantise
+
+        file_bytes = quantise(file, final, options.type, Progress())
+    write_line(done=True, file_bytes=file_bytes)
 
 
 def _inspect(options: argparse.Namespace) -> None:
