@@ -11,7 +11,7 @@ import pathlib
 
 import msgspec
 
-INSPECTION_VERSION = 1
+INSPECTION_VERSION = 2
 # Arrays with more entries than this are kept in the .arrays.json file and are null in `metadata`.
 INLINE_ARRAY_ENTRIES = 0
 
@@ -26,11 +26,25 @@ class TensorSummary(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
 
 
+class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one model takes once loaded, beside the bytes of its artifact.
+
+    `resident_bytes` is what the runtime keeps of the weights; `original_context_length` > 0 only
+    for longrope.
+    """
+
+    resident_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    context_length: int = 0
+    original_context_length: int = 0
+
+
 class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`metadata` holds every key of the header; arrays are None here (see the module's docstring).
 
     `refusals` says per target ("onnx", "mlx") why this build cannot convert the file; a target that
-    is absent can be converted. `estimates` gives artifact bytes on disk per target. `kind` is
+    is absent can be converted. `estimates` gives artifact bytes on disk per target, `memory` what
+    it takes to load it. `kind` is
     "model", "projector", "adapter" or "vocabulary". `header_bytes` is where the tensor data begins,
     0 in inspections of older builds.
     """
@@ -55,6 +69,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tensors: tuple[TensorSummary, ...] = ()
     refusals: dict[str, str] = {}
     estimates: dict[str, int] = {}
+    memory: dict[str, MemoryEstimate] = {}
     warnings: tuple[str, ...] = ()
 
 

@@ -51,11 +51,11 @@ def inspect(file: BinaryIO, digest: str, output_folder: pathlib.Path) -> None:
 
 def describe(header: GgufFile, digest: str) -> Inspection:
     """The inspection of one header. Raises MalformedFile where a key has the wrong type."""
-    from converters.plan import assess  # here, since the plan knows every architecture
+    from converters.plan import Assessment, assess  # here, since the plan knows every architecture
 
     metadata, architecture = header.metadata, header.architecture
     kind = _kind(header)
-    refusals, estimates = assess(header) if kind == "model" else ({}, {})
+    assessment = assess(header) if kind == "model" else Assessment()
     return Inspection(
         digest=digest,
         size=header.size,
@@ -77,8 +77,9 @@ def describe(header: GgufFile, digest: str) -> Inspection:
             TensorSummary(tensor.name, tensor.type_name, tensor.shape[::-1])
             for tensor in header.tensors
         ),
-        refusals=refusals,
-        estimates=estimates,
+        refusals=assessment.refusals,
+        estimates=assessment.estimates,
+        memory=assessment.memory,
         warnings=header.warnings,
     )
 

@@ -17,6 +17,7 @@ from converters.architectures.registry import describe
 from converters.artifact import variant_folder
 from converters.errors import ConversionError, Unsupported
 from converters.gguf import GgufFile, TensorInfo
+from converters.inspection import MemoryEstimate
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.models.registry import family_of
 from converters.targets.mlx.placement import plan_layout as plan_mlx_layout
@@ -101,18 +102,42 @@ def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
     )
 
 
-def assess(file: GgufFile) -> tuple[dict[str, str], dict[str, int]]:
-    """(refusals, estimated artifact bytes), both by runtime: "onnx", "mlx"."""
+class Assessment(msgspec.Struct, frozen=True):
+    """What an inspection says of converting one file, by runtime ("onnx", "mlx").
+
+    `estimates` are bytes of the artifact.
+    """
+
     refusals: dict[str, str] = {}
     estimates: dict[str, int] = {}
+    memory: dict[str, MemoryEstimate] = {}
+
+
+def assess(file: GgufFile) -> Assessment:
+    """Plans the file for every runtime; what cannot be planned is a refusal."""
+    found = Assessment({}, {}, {})
     for target, runtime in RUNTIMES.items():
         try:
             if reason := tokenizer_refusal(library_form(file).metadata):
                 raise Unsupported(reason)
-            estimates[runtime] = plan(file, target).artifact_bytes
+            planned = plan(file, target)
         except ConversionError as error:
-            refusals[runtime] = str(error)
-    return refusals, estimates
+            found.refusals[runtime] = str(error)
+        else:
+            found.estimates[runtime] = planned.artifact_bytes
+            found.memory[runtime] = _memory_estimate(planned)
+    return found
+
+
+def _memory_estimate(planned: Plan) -> MemoryEstimate:
+    recipes = planned.model.rope.values()
+    originals = [each.original_context_length for each in recipes if each.long_factors]
+    return MemoryEstimate(
+        resident_bytes=planned.resident_bytes,
+        kv_bytes_per_token=planned.kv_bytes_per_token,
+        context_length=planned.context_length,
+        original_context_length=max(originals, default=0),
+    )
 
 
 def _check_head_sizes(model: ModelShape) -> None:

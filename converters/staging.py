@@ -32,7 +32,7 @@ def check_space(folder: pathlib.Path, needed_bytes: int) -> None:
     if needed_bytes + SPARE_BYTES > free_bytes:
         raise NoSpace(
             f"the artifact needs {needed_bytes} bytes beside {SPARE_BYTES} spare ones,"
-            f" {free_bytes} are free in {folder}"
+            f" {free_bytes} are free"
         )
 
 

@@ -34,6 +34,7 @@ from daemon.models.jobs import Conversions
 from daemon.models.store import open_store
 from daemon.models.transfers import Transfers
 from daemon.notify import notify
+from daemon.residency.memory_artifacts import MemoryArtifacts
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
 from daemon.residency.settings import ResidencySettings
@@ -119,8 +120,11 @@ async def open_rooms(
     stack.push_async_callback(conversions.close)
     choice = BackendChoice(conversions, config.backend)
     stack.push_async_callback(choice.close)
+    memory = MemoryArtifacts(config.memory_artifacts, conversions)
+    await memory.start()
+    stack.push_async_callback(memory.close)
     residency = Residency(
-        ResidencySettings.of(config), ArtifactPlacer(conversions, choice.for_model)
+        ResidencySettings.of(config), ArtifactPlacer(conversions, choice.for_model, memory)
     )
     stack.push_async_callback(residency.close)
     transfers = Transfers(config, store, conversions, choice.target_for, version=daemon_version())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -45,6 +46,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `name` empty: the machine's. `models_foreign`: the store is one that OLLAMA_MODELS named, so it
     is read-only until adopted. `foreign` are folders of other programs whose models are served too,
     never written; `create_path` lets clients of /api/create name files of this machine.
+    `memory_artifacts` is a folder in memory for artifacts that fit on no disk; None: there is none.
     """
 
     home: pathlib.Path
@@ -71,6 +73,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pull_bytes_per_second: int = 0
     pull_quiet_hours: QuietHours | None = None
     registries: tuple[str, ...] = ()
+    memory_artifacts: pathlib.Path | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -153,6 +156,16 @@ def _parse_host_leniently(text: str) -> HostSetting:
 
 def _parse_path(text: str) -> pathlib.Path:
     return pathlib.Path(text).expanduser().absolute()
+
+
+def _memory_folder() -> pathlib.Path | None:
+    """Where Linux keeps files in memory; other systems have no such place."""
+    folder = pathlib.Path("/dev/shm")  # ours below it is for this user only
+    return folder if sys.platform == "linux" and folder.is_dir() else None
+
+
+def _parse_memory_folder(text: str) -> pathlib.Path | None:
+    return {"auto": _memory_folder(), "off": None}.get(text, _parse_path(text))
 
 
 def _parse_foreign(text: str) -> tuple[tuple[pathlib.Path, ...], bool]:
@@ -291,6 +304,7 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         pull_bytes_per_second=settings.read("pull_rate", parse_rate, 0),
         pull_quiet_hours=settings.read("pull_quiet_hours", parse_quiet_hours, None),
         registries=settings.read("registries", _parse_list, ()),
+        memory_artifacts=settings.read("memory_artifacts", _parse_memory_folder, _memory_folder()),
     )
 
 

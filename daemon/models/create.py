@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import msgspec
 
 from converters.inspection import Inspection
-from daemon.errors import DaemonError, Invalid, LoadFailed, NotFound, NotYet
+from daemon.errors import DaemonError, Invalid, LoadFailed, NoSpace, NotFound, NotYet
 from daemon.models import manifest as media
 from daemon.models.create_adapter import (
     adapter_file,
@@ -230,13 +230,18 @@ class Creator:
         assert draft.inspection is not None
         target = await self.target_for(draft.inspection)
         digest = parse_digest(weights_layer(draft.layers).digest)
-        async with contextlib.aclosing(self._conversions.ensure_artifact(digest, target)) as steps:
-            async for step in steps:
-                yield conversion_status(target, step)
         adapting = convert_adapter(self._conversions, draft.layers, target)
-        async with contextlib.aclosing(adapting) as statuses:
-            async for status in statuses:
-                yield status
+        try:
+            async with contextlib.aclosing(
+                self._conversions.ensure_artifact(digest, target)
+            ) as steps:
+                async for step in steps:
+                    yield conversion_status(target, step)
+            async with contextlib.aclosing(adapting) as statuses:
+                async for status in statuses:
+                    yield status
+        except NoSpace as error:
+            yield unconverted_status(error.message)
 
     async def _write(self, name: ModelName, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         config = encode_config(draft.config)
@@ -319,3 +324,10 @@ def conversion_status(target: str, step: ConversionProgress) -> CreateStatus:
     }
     status = words.get(step.phase, f"converting to {target}")
     return CreateStatus(status=status, total=step.total, completed=step.done)
+
+
+def unconverted_status(reason: str) -> CreateStatus:
+    """The model is kept all the same: loading it converts into memory where that fits."""
+    return CreateStatus(
+        status=f"the model stays unconverted, as its artifact does not fit: {reason}"
+    )

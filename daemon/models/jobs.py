@@ -154,9 +154,16 @@ class Conversions:
 
     # ---- artifacts ----
 
-    def artifact_folder(self, source: str, target: str, *, precise: bool = False) -> pathlib.Path:
-        """Where the artifact of this source id lies or would lie."""
-        return self._artifacts / source / variant_folder(target, precise=precise)
+    def artifact_folder(
+        self,
+        source: str,
+        target: str,
+        *,
+        precise: bool = False,
+        artifacts: pathlib.Path | None = None,
+    ) -> pathlib.Path:
+        """Where the artifact of this source id lies or would lie, below `artifacts` if given."""
+        return (artifacts or self._artifacts) / source / variant_folder(target, precise=precise)
 
     def artifact(self, source: str, target: str, *, precise: bool = False) -> Artifact | None:
         """The artifact's description when it is there and this build can read it."""
@@ -178,16 +185,22 @@ class Conversions:
         ]
 
     def ensure_artifact(
-        self, source: str, target: str, *, precise: bool = False
+        self,
+        source: str,
+        target: str,
+        *,
+        precise: bool = False,
+        artifacts: pathlib.Path | None = None,
     ) -> AsyncGenerator[ConversionProgress]:
         """Yields progress until the artifact is there; nothing at all when it already is.
 
+        `artifacts` is another root than the shelf's own, whose content is the caller's to remove.
         Close the generator (`contextlib.aclosing`) to leave early: the last one to leave stops the
         conversion. Raises Invalid, NotYet, NoSpace, LoadFailed, or Busy when the daemon stops.
         """
         arguments = ["convert", "--input", str(self._blob_path(source))]
         arguments += ["--source", source, "--target", target]
-        folder = self.artifact_folder(source, target, precise=precise)
+        folder = self.artifact_folder(source, target, precise=precise, artifacts=artifacts)
         arguments += ["--precise"] if precise else []
         return self._ensure(_Wanted(source=source, folder=folder, arguments=tuple(arguments)))
 
@@ -270,7 +283,7 @@ class Conversions:
             await run_converter(command, job.report, self._is_busy)
         except BaseException:
             # The child is dead by now; a killed one could not clean up after itself.
-            await asyncio.shield(asyncio.to_thread(sweep_staging, self._artifacts))
+            await asyncio.shield(asyncio.to_thread(sweep_staging, job.folder.parent.parent))
             raise
 
     async def _stop_job(self, job: _Job) -> None:

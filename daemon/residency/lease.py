@@ -104,9 +104,10 @@ class Resident:
 
     @property
     def resident_bytes(self) -> int:
-        """Measured by the worker; the estimate while it loads."""
+        """Measured by the worker, with its artifact where that is in memory; first the estimate."""
         if self.loaded is not None:
-            return self.loaded.resident_bytes
+            wanted = self.placement.in_memory
+            return self.loaded.resident_bytes + (wanted.artifact_bytes if wanted else 0)
         return self.placement.needed_bytes(self.context_length)
 
     def view(self) -> LoadedView:

@@ -45,7 +45,7 @@ async def load_worker(
         if worker is not None:
             await worker.stop()
         if isinstance(error, LoadFailed | WorkerDied):
-            raise _explained(error, order) from error
+            raise explained(error, order) from error
         raise
     return worker, loaded
 
@@ -66,7 +66,8 @@ def _load(order: LoadOrder) -> Load:
     )
 
 
-def _explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
+def explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
+    """Which model, why, and what it needs beside what there is."""
     needed = order.placement.needed_bytes(order.row_length)
     return LoadFailed(
         f"model '{order.name}' could not be loaded: {error.message} "
@@ -74,11 +75,13 @@ def _explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
     )
 
 
-def too_large(name: str, needed_bytes: int, free_bytes: int) -> LoadFailed:
+def too_large(name: str, needed_bytes: int, free_bytes: int, placement: Placement) -> LoadFailed:
     """A model that fits in no way. Test harnesses know the five words in the middle."""
+    wanted = placement.in_memory
+    disk = f"; on the disk its artifact has no room ({wanted.shortage})" if wanted else ""
     return LoadFailed(
         f"model requires more system memory ({in_gib(needed_bytes)}) than is available "
-        f"({in_gib(free_bytes)}): '{name}'"
+        f"({in_gib(free_bytes)}): '{name}'{disk}"
     )
 
 

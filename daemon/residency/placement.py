@@ -15,9 +15,22 @@ import msgspec
 
 from backends.select import Choice
 from converters.artifact import Artifact, ArtifactError, read_adapter, read_artifact
-from daemon.errors import LoadFailed
+from converters.inspection import Inspection
+from daemon.errors import LoadFailed, NoSpace
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.plan import WorkerKey
+
+
+class InMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact that is converted into memory: of which blob (hex), to what, and how large.
+
+    `shortage` says what the disk lacks for it.
+    """
+
+    source: str
+    choice: Choice
+    artifact_bytes: int
+    shortage: str
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +39,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     `weight_bytes` is the estimate of the memory that everything but the KV cache takes.
     `reason` is the sentence that says why it runs there.
     `original_context_length` > 0 only for longrope, where longer rows need another worker.
+    `in_memory`: the artifact is one of memory, made when the load begins; `weight_bytes` counts it.
     """
 
     backend: str
@@ -40,6 +54,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     original_context_length: int = 0
     precise: bool = False
     reason: str = ""
+    in_memory: InMemory | None = None
 
     def row_length(self, wanted: int) -> int:
         """Ids a row must hold for `wanted`, which no model exceeds its own length for."""
@@ -65,6 +80,17 @@ class Placer(Protocol):
         """May take as long as a conversion. Raises DaemonError."""
         ...
 
+    async def prepare(self, placement: Placement) -> Placement:
+        """Just before a worker loads it: what the placement says is to be made is made now.
+
+        Raises DaemonError, and leaves nothing then.
+        """
+        ...
+
+    async def discard(self, placement: Placement) -> None:
+        """The worker of a prepared placement is gone: what was made for it goes too."""
+        ...
+
 
 def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Placement:
     """The placement of an artifact that exists, without adapter."""
@@ -86,6 +112,8 @@ def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Pl
 class Conversions(Protocol):
     """The part of `daemon.models.jobs` that is used here. `source` is a blob's hex digest."""
 
+    async def inspect(self, digest: str) -> Inspection: ...
+
     def ensure_artifact(self, source: str, target: str) -> AsyncGenerator[object]:
         """Converts unless the artifact exists; yields progress. Closed early, it gives up."""
         ...
@@ -99,19 +127,41 @@ class Conversions(Protocol):
     def adapter_folder(self, adapter: str, base: str, target: str) -> pathlib.Path: ...
 
 
+class Memory(Protocol):
+    """`daemon.residency.memory_artifacts`, which builds on this file."""
+
+    def plan(
+        self, name: str, source: str, choice: Choice, inspection: Inspection, shortage: str
+    ) -> Placement: ...
+
+    async def make(self, placement: Placement) -> Placement: ...
+
+    async def discard(self, placement: Placement) -> None: ...
+
+
 class ArtifactPlacer:
     def __init__(
-        self, conversions: Conversions, choose: Callable[[ResolvedModel], Awaitable[Choice]]
+        self,
+        conversions: Conversions,
+        choose: Callable[[ResolvedModel], Awaitable[Choice]],
+        memory: Memory | None = None,
     ) -> None:
-        """`choose` raises DaemonError when nothing here can run the model."""
+        """`choose` raises DaemonError when nothing here can run the model.
+
+        `memory` takes the artifacts that the disk has no room for; None: such a load fails.
+        """
         self._conversions = conversions
         self._choose = choose
+        self._memory = memory
 
     async def place(self, model: ResolvedModel) -> Placement:
         model.require_adapters()
         digest = model.require_weights().digest
         choice = await self._choose(model)
-        await _finish(self._conversions.ensure_artifact(digest, choice.target))
+        try:
+            await _finish(self._conversions.ensure_artifact(digest, choice.target))
+        except NoSpace as error:
+            return await self._place_in_memory(model, digest, choice, error)
         folder = self._conversions.artifact_folder(digest, choice.target)
         try:
             placement = placement_of(read_artifact(folder), folder, choice)
@@ -132,6 +182,21 @@ class ArtifactPlacer:
                 weight_bytes=placement.weight_bytes + adapter.resident_bytes,
             )
         return placement
+
+    async def _place_in_memory(
+        self, model: ResolvedModel, digest: str, choice: Choice, error: NoSpace
+    ) -> Placement:
+        if self._memory is None or model.adapters:
+            raise error  # an adapter's artifact is made beside that of its base
+        inspection = await self._conversions.inspect(digest)
+        return self._memory.plan(model.name.short, digest, choice, inspection, error.message)
+
+    async def prepare(self, placement: Placement) -> Placement:
+        return await self._memory.make(placement) if self._memory else placement
+
+    async def discard(self, placement: Placement) -> None:
+        if self._memory is not None:
+            await self._memory.discard(placement)
 
 
 async def _finish(steps: AsyncGenerator[object]) -> None:

@@ -16,17 +16,18 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
+from backends.types import Loaded
 from daemon.errors import Busy, DaemonError, Internal
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.lease import Lease, NameHold, Resident, Wish
 from daemon.residency.loaded import LoadedModel, describe_loaded
-from daemon.residency.loading import LoadOrder, load_worker, too_large
+from daemon.residency.loading import LoadOrder, explained, load_worker, too_large
 from daemon.residency.memory import free_bytes
 from daemon.residency.placement import Placement, Placer
 from daemon.residency.plan import Budget, WaitingView, WorkerKey, plan_residency
 from daemon.residency.queue import QueuedRequest, Waiter, WaitQueue
 from daemon.residency.settings import ResidencySettings, as_seconds
-from daemon.residency.worker_process import WORKER_COMMAND, WorkerLimits
+from daemon.residency.worker_process import WORKER_COMMAND, WorkerLimits, WorkerProcess
 
 AUTOMATIC_MAX_LOADED = 3
 _LONGEST_TIMER_SECONDS = 10 * 365 * 86400.0
@@ -191,7 +192,9 @@ class Residency:
 
     def _refuse(self, waiter: Waiter, free: int) -> None:
         assert waiter.view is not None
-        self._fail(waiter, too_large(waiter.wish.name, waiter.view.needed_bytes, free))
+        assert waiter.placement is not None
+        needed = waiter.view.needed_bytes
+        self._fail(waiter, too_large(waiter.wish.name, needed, free, waiter.placement))
 
     def _fail(self, waiter: Waiter, error: DaemonError) -> None:
         self._queue.leave(waiter)
@@ -226,7 +229,7 @@ class Residency:
 
     async def _load(self, resident: Resident, order: LoadOrder) -> None:
         try:
-            worker, loaded = await load_worker(order, self._command, self._worker_limits)
+            worker, loaded = await self._load_prepared(resident, order)
         except DaemonError as error:
             _log.error("%s", error.message)
             self._on_load_failed(resident, error)
@@ -247,6 +250,22 @@ class Residency:
         self._replan()
         self._start_unused_timers(resident)
 
+    async def _load_prepared(
+        self, resident: Resident, order: LoadOrder
+    ) -> tuple[WorkerProcess, Loaded]:
+        """What was made for a load that failed is gone before anything else is decided."""
+        try:
+            placement = await self._placer.prepare(order.placement)
+        except DaemonError as error:
+            raise explained(error, order) from error
+        resident.placement = placement
+        order = msgspec.structs.replace(order, placement=placement)
+        try:
+            return await load_worker(order, self._command, self._worker_limits)
+        except BaseException:
+            await asyncio.shield(self._placer.discard(placement))
+            raise
+
     def _on_load_failed(self, resident: Resident, error: DaemonError) -> None:
         self._remove(resident)
         for waiter in self._queue.in_turn(self._running):
@@ -264,6 +283,7 @@ class Residency:
         """Until its process is gone, for whatever reason; then its place and memory are free."""
         assert resident.worker is not None
         await resident.worker.wait_ended()
+        await self._placer.discard(resident.placement)
         self._remove(resident)
         self._replan()
 

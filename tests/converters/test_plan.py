@@ -62,15 +62,21 @@ def test_resident_bytes_follow_the_packed_form():
 
 
 def test_assess_gives_an_estimate_or_a_reason():
-    refusals, estimates = assess(header())
-    assert not refusals
+    found = assess(header())
+    assert not found.refusals
     for runtime, target in (("onnx", "onnx-cpu"), ("mlx", "mlx")):
-        assert estimates[runtime] > plan(header(), target).layout.weights_bytes
-    refusals, estimates = assess(header("mamba"))
-    assert "'mamba'" in refusals["onnx"] and "'mamba'" in refusals["mlx"]
-    assert not estimates
+        planned = plan(header(), target)
+        assert found.estimates[runtime] > planned.layout.weights_bytes
+        memory = found.memory[runtime]
+        assert memory.resident_bytes == planned.resident_bytes > 0
+        assert memory.kv_bytes_per_token == planned.kv_bytes_per_token > 0
+        assert memory.context_length == planned.context_length > 0
+        assert memory.original_context_length == 0
+    found = assess(header("mamba"))
+    assert "'mamba'" in found.refusals["onnx"] and "'mamba'" in found.refusals["mlx"]
+    assert not found.estimates and not found.memory
 
 
 def test_assess_refuses_a_tokenizer_that_cannot_be_built():
-    refusals, _ = assess(header(metadata={"tokenizer.ggml.model": "rwkv"}))
-    assert "rwkv" in refusals["onnx"]
+    found = assess(header(metadata={"tokenizer.ggml.model": "rwkv"}))
+    assert "rwkv" in found.refusals["onnx"]

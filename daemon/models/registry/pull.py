@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, NoSpace, NotYet
 from daemon.models import manifest as media
-from daemon.models.create import conversion_status
+from daemon.models.create import conversion_status, unconverted_status
 from daemon.models.create_adapter import convert_adapter
 from daemon.models.create_request import CreateStatus
 from daemon.models.jobs import Conversions
@@ -247,4 +247,4 @@ class _Pull:
         self._progress.say(line.status, total=line.total, completed=line.completed)
 
     def _say_unconverted(self, reason: str) -> None:
-        self._progress.say(f"the model stays unconverted, as its artifact does not fit: {reason}")
+        self._progress.say(unconverted_status(reason).status)

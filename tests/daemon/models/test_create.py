@@ -158,7 +158,6 @@ async def test_refused_in_the_stream(
         (b"", "a.bin", Invalid, "unknown type"),
         (gguf(fail="malformed", fails_at="inspect"), "a.gguf", Invalid, "says malformed"),
         (gguf(fail="unsupported"), "a.gguf", NotYet, "says unsupported"),
-        (gguf(fail="space"), "a.gguf", DaemonError, "says space"),
         (gguf(then="die"), "a.gguf", DaemonError, "SIGKILL"),
         (gguf(kind="adapter"), "a.gguf", NotYet, "adapter"),
         (gguf(refused=True), "a.gguf", NotYet, "no recipe"),
@@ -236,3 +235,11 @@ async def test_fifty_personas_share_their_weights(shelf: Shelf) -> None:
 
 def test_config_of_others_is_read() -> None:
     assert decode_config(b'{"model_families":["a","b"]}').model_families == ("a", "b")
+
+
+async def test_without_room_for_the_artifact_the_model_is_kept_and_it_says_so(shelf: Shelf) -> None:
+    statuses = await shelf.make("m", gguf(fail="space"))
+    reason = "the stand-in says space"
+    assert f"the model stays unconverted, as its artifact does not fit: {reason}" in statuses
+    assert statuses[-1] == "success"
+    assert [name.short for name in shelf.store.names()] == ["m:latest"]

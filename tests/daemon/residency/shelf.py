@@ -45,3 +45,9 @@ class Shelf:
             max_context_length=self.max_context_length,
             original_context_length=self.original_context_length,
         )
+
+    async def prepare(self, placement: Placement) -> Placement:
+        return placement
+
+    async def discard(self, placement: Placement) -> None:
+        pass

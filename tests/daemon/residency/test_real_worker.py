@@ -40,6 +40,12 @@ class Scripted:
         write_artifact(folder, Script(rules=RULES, load_fault=fault))
         return Placement(backend="scripted", artifact=str(folder), max_context_length=4096)
 
+    async def prepare(self, placement: Placement) -> Placement:
+        return placement
+
+    async def discard(self, placement: Placement) -> None:
+        pass
+
 
 @pytest.fixture
 async def residency(tmp_path: pathlib.Path) -> AsyncIterator[Residency]:

@@ -108,5 +108,4 @@ def test_the_plan_counts_half_the_cache_and_all_the_bytes() -> None:
     shapes = [shape for shape in decoder_shapes().values() if len(shape) == 2]
     codes = sum(rows * columns * 5 // 8 for rows, columns in shapes)
     assert codes < planned.layout.weights_bytes < codes + 20000
-    _, estimates = assess(header(type_name="Q4_0"))
-    assert estimates["mlx"] == planned.artifact_bytes
+    assert assess(header(type_name="Q4_0")).estimates["mlx"] == planned.artifact_bytes
