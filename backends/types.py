@@ -160,7 +160,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="loaded"):
-    """`context_length` is the most one row can hold; `resident_bytes` what the worker measured."""
+    """`context_length` is the most one row can hold; `resident_bytes` what the worker measured.
+
+    `numbers` is the type that the engine computes in, where it chose one.
+    """
 
     request_id: RequestId
     context_length: int
@@ -169,6 +172,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     load_ns: int
     capabilities: tuple[str, ...] = ()
     device: str = "cpu"
+    numbers: str = ""
 
 
 class Logprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -130,7 +130,7 @@ def _describe(
         tokenizer_kind=tokenizer.kind,
         pre_tokenizer=tokenizer.pre,
         chat_template=text_value(job.header.metadata, "tokenizer.chat_template"),
-        resident_bytes={_device(planned): planned.resident_bytes},
+        resident_bytes=_resident_bytes(planned),
         tensors=tuple(records),
         skipped_tensors=planned.skipped,
         precise=planned.is_precise,
@@ -138,8 +138,11 @@ def _describe(
     )
 
 
-def _device(planned: Plan) -> str:
-    return "metal" if isinstance(planned.layout, MlxLayout) else "cpu"
+def _resident_bytes(planned: Plan) -> dict[str, int]:
+    """MLX's CPU build computes in fp32, whatever the weights are stored in."""
+    if isinstance(planned.layout, MlxLayout):
+        return {"metal": planned.resident_bytes, "cpu": planned.layout.fp32_bytes}
+    return {"cpu": planned.resident_bytes}
 
 
 def _onnx_graph(planned: Plan) -> OnnxGraph | None:

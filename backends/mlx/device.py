@@ -12,6 +12,7 @@ import platform
 import mlx.core as mx
 
 from backends.engine.machine_memory import available_memory_bytes
+from backends.types import EngineError
 
 _log = logging.getLogger(__name__)
 _GIBIBYTE = 1 << 30
@@ -25,9 +26,15 @@ def device_name() -> str:
     return "metal" if mx.default_device() == mx.gpu and platform.system() == "Darwin" else "cpu"
 
 
-def prepare_device(device: str) -> None:
-    """Once before a model is loaded. The CPU build would start a compiler for each fused kernel."""
-    if device == "cpu":
+def prepare_device(wanted: str) -> None:
+    """Once before a model is loaded; `wanted` is "metal" or "cpu". Raises EngineError("unsupported").
+
+    The CPU build would start a compiler for each fused kernel.
+    """
+    if wanted not in ("cpu", device_name()):
+        raise EngineError("unsupported", f"MLX has no {wanted} here")
+    if wanted == "cpu":
+        mx.set_default_device(mx.cpu)
         mx.disable_compile()
     recommended = _fact("max_recommended_working_set_size")
     if recommended:

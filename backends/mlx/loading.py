@@ -48,9 +48,9 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     """
     folder = pathlib.Path(load.artifact)
     artifact = _checked(load, folder)
-    place = device.device_name()
+    place = load.device
     device.prepare_device(place)
-    config, weights = read_config(folder), _read_weights(folder)
+    config, weights = _rotated(read_config(folder), load, artifact), _read_weights(folder)
     stored = str(config.get("torch_dtype", "float16"))
     candidates = plan_numbers(stored, place)
     weights_bytes = _estimated_bytes(weights, _NUMBERS[candidates[0]])
@@ -111,6 +111,18 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise EngineError("load", f"{path.name} is not an object")
     return config
+
+
+def _rotated(config: Config, load: Load, artifact: Artifact) -> Config:
+    """With the factors of the worker's longrope class: modules read only `long_factor`."""
+    table = artifact.rope.get("global")
+    if table is None or not table.long_inverse_frequencies:
+        return config
+    wanted = min(load.context_length, artifact.context_length or load.context_length)
+    if wanted > table.original_context_length:
+        return config
+    scaling = config["rope_scaling"]
+    return {**config, "rope_scaling": {**scaling, "long_factor": scaling["short_factor"]}}
 
 
 def _read_weights(folder: pathlib.Path) -> Weights:

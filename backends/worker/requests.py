@@ -254,6 +254,7 @@ class Requests:
                 load_ns=report.load_ns,
                 capabilities=tuple(name for name in names if getattr(capabilities, name)),
                 device=capabilities.device,
+                numbers=capabilities.numbers,
             )
         ]
 

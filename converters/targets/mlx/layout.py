@@ -71,6 +71,13 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     cached_numbers: int
 
+    @property
+    def fp32_bytes(self) -> int:
+        """What the arrays take where all floats become fp32."""
+        arrays = [vector.array for vector in self.vectors]
+        arrays += [array for matrix in self.matrices for array in matrix.arrays.values()]
+        return sum(array.nbytes * (2 if array.item in ("F16", "BF16") else 1) for array in arrays)
+
     def quantization(self) -> dict[str, object]:
         """mlx-lm's own key: a default that no module needs, then each coded module by its path."""
         entries: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""A worker on the ONNX engine and a model that the converter wrote: text in, text out."""
+"""A worker on each engine and a model that the converter wrote: text in, text out."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from tests.models.random_gguf import make_gguf
 GREEDY = Sampling(temperature=0.0)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+BACKENDS = {"onnx-cpu": "onnx", "mlx": "mlx"}
+
+
+@pytest.fixture(scope="module", params=["llama on onnx-cpu", "gpt2 on onnx-cpu", "gpt2 on mlx"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("converted")
-    architecture = "llama" if request.param == "llama" else "qwen2"
+    tokenizer, _, target = request.param.split()
+    architecture = "llama" if tokenizer == "llama" else "qwen2"
     path = make_gguf(
         folder / "m.gguf",
         architecture=architecture,
         types="Q8_0",
-        tokenizer=request.param,
+        tokenizer=tokenizer,
         pre="qwen2",
     )
-    wanted = Request(source="0" * 64, target="onnx-cpu", final=folder / "artifact")
+    wanted = Request(source="0" * 64, target=target, final=folder / target)
     with path.open("rb") as file:
         convert(file, wanted, ConversionProgress())
     return wanted.final
@@ -36,7 +40,7 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def worker(artifact: pathlib.Path, tmp_path: pathlib.Path):
     with WorkerClient(SCRIPTED, tmp_path / "log") as client:
-        loaded = client.load(artifact, "onnx", rows=2, context_length=256)
+        loaded = client.load(artifact, BACKENDS[artifact.name], rows=2, context_length=256)
         assert isinstance(loaded, Loaded), loaded
         assert "generate" in loaded.capabilities
         yield client
