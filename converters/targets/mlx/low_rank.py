@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from converters.adapters.lora import Lora, Pair
 from converters.adapters.numbers import rows_of_a, rows_of_b
-from converters.targets.mlx.layout import Layout, Matrix
+from converters.errors import Unsupported
+from converters.targets.mlx.layout import Layout, Matrix, Run
 from converters.targets.mlx.safetensors import Array, place
 from converters.targets.mlx.weights import halves_of_pairs
 from converters.tensor_reader import TensorReader
@@ -50,6 +51,8 @@ def plan_low_rank(lora: Lora, layout: Layout) -> AdapterLayout:
 
 
 def _part(pair: Pair, matrix: Matrix) -> Part:
+    if matrix.runs != (Run(0, 0, matrix.rows),) or matrix.column_order or matrix.is_transposed:
+        raise Unsupported(f"an adapter for {pair.target!r}, which MLX has in another order")
     shapes = {"lora_a": (pair.rank, matrix.columns), "lora_b": (matrix.rows, pair.rank)}
     arrays = {
         role: Array(name=f"{matrix.path}.{role}", item="F32", shape=shape)

@@ -12,7 +12,7 @@ from converters.architectures.mixers import (
     LatentAttention,
     ShortConvolution,
 )
-from converters.architectures.model import BlockShape, ModelShape
+from converters.architectures.model import BlockShape, Encoder, ModelShape
 from converters.architectures.parts import FeedForward, Linear
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
@@ -30,6 +30,8 @@ def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Famil
     placer.norm(names.output_norm, model.output_norm)
     if not model.is_tied and model.output is not None:
         placer.matrix(names.output, "", model.output, rows=model.vocabulary)
+    if model.encoder:
+        _place_encoder(placer, model.encoder, model.embedding_length, tensors)
     for index, block in enumerate(model.blocks):
         stem = names.block.format(index)
         _place_mixer(placer, stem, block, family)
@@ -39,6 +41,22 @@ def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Famil
             _place_experts(placer, stem, block.feed_forward, family)
         _place_norms(placer, stem, block, family)
     return placer.finish()
+
+
+def _place_encoder(
+    placer: Placer, encoder: Encoder, width: int, tensors: dict[str, TensorInfo]
+) -> None:
+    """What is added to embeddings, dense, and what is done with the pooled vector."""
+    if encoder.positions:
+        rows = tensors[encoder.positions].shape[0]
+        table = Linear(weight=encoder.positions, rows=rows, columns=width)
+        placer.stack("positions", table, (rows,), is_dense=True)
+    if encoder.token_types:
+        table = Linear(weight=encoder.token_types, rows=1, columns=width)
+        placer.stack("token_type", table, (1,), is_dense=True)
+    placer.norm("embedding_norm", encoder.embedding_norm)
+    for place, projection in enumerate(encoder.projections):
+        placer.matrix(f"projections.{place}", "", projection)
 
 
 def _place_mixer(placer: Placer, stem: str, block: BlockShape, family: Family) -> None:
@@ -139,6 +157,9 @@ def _place_norms(placer: Placer, stem: str, block: BlockShape, family: Family) -
         (names.post_attention_norm, block.post_attention_norm),
         (names.feed_forward_norm, block.feed_forward_norm),
         (names.post_feed_forward_norm, block.post_feed_forward_norm),
+        (names.after_attention_norm, block.after_attention_norm),
+        (names.second_after_norm, block.second_after_norm),
+        (names.after_feed_forward_norm, block.after_feed_forward_norm),
     ):
         if name:
             placer.norm(f"{stem}.{name}", norm)

@@ -42,3 +42,6 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     post_attention_norm: str = ""
     feed_forward_norm: str = "post_attention_layernorm"
     post_feed_forward_norm: str = ""
+    after_attention_norm: str = ""
+    second_after_norm: str = ""
+    after_feed_forward_norm: str = ""

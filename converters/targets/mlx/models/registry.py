@@ -10,6 +10,7 @@ from converters.errors import Unsupported
 from converters.targets.mlx.models import (
     command_r,
     deepseek2,
+    encoder,
     exaone,
     gemma,
     glm4,
@@ -77,6 +78,8 @@ def family_of(model: ModelShape) -> Family:
 
 
 def _family(model: ModelShape) -> Family | None:
+    if model.encoder:
+        return encoder.family_of(model)
     if choose := CHOICES.get(model.architecture):
         return choose(model)
     return (MIXTURES if _has_experts(model) else FAMILIES).get(model.architecture)
