@@ -108,27 +108,38 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
-    """Qwen 3.5's linear attention: one matrix a head is all that a row remembers.
+    """The linear attention of Qwen 3 Next and 3.5: one matrix a head is all that a row remembers.
 
     [q, k, v] = silu(causal_convolution(mixed h)), q and k of `key_heads` and v of `value_heads`
     heads of `size` numbers, q and k divided by their lengths; value head i reads key head i modulo
-    `key_heads`. The state S [size, size] becomes e^g S + β k (v - kᵀ e^g S), g = decay ·
-    softplus(alpha h + time_bias), β = sigmoid(beta h); out(norm(qᵀS / √size) · silu(gate h)).
+    `key_heads`, or where `is_grouped` the i-th of as many equal groups. The state S [size, size]
+    becomes e^g S + β k (v - kᵀ e^g S), g = decay · softplus(alpha h + time_bias), β = sigmoid(beta h);
+    out(norm(qᵀS / √size) · silu(gate h)).
+    `fused` in place of `mixed` and `gate`, `beta_alpha` in place of the two: grouped files may have
+    them, with rows [q; k; v; gate] and [beta; alpha] key head by key head.
     """
 
     key_heads: int
     value_heads: int
     size: int
-    mixed: Linear
-    gate: Linear
-    alpha: Linear
-    beta: Linear
     output: Linear
     kernel: str
     length: int
     decay: str
     time_bias: str
     norm: Norm
+    mixed: Linear | None = None
+    gate: Linear | None = None
+    fused: Linear | None = None
+    alpha: Linear | None = None
+    beta: Linear | None = None
+    beta_alpha: Linear | None = None
+    is_grouped: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """Value heads that read one key head."""
+        return self.value_heads // self.key_heads
 
     @property
     def channels(self) -> int:
@@ -144,7 +155,9 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
         return 0
 
     def linears(self) -> Iterator[Linear]:
-        yield from (self.mixed, self.gate, self.alpha, self.beta, self.output)
+        found = (self.mixed, self.gate, self.fused, self.alpha, self.beta, self.beta_alpha)
+        yield from (linear for linear in found if linear is not None)
+        yield self.output
 
     def vectors(self) -> Iterator[str]:
         yield from (self.kernel, self.decay, self.time_bias, self.norm.weight)

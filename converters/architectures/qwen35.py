@@ -1,10 +1,13 @@
-"""`qwen35` and `qwen35moe`: Qwen 3.5, most of whose blocks are Gated DeltaNets.
+"""`qwen3next`, `qwen35` and `qwen35moe`: Qwen 3 Next and 3.5, most of whose blocks are Gated DeltaNets.
 
-Source: llama.cpp, `LLM_ARCH_QWEN35`, `llm_build_qwen35` and `llm_build_delta_net_base`: every fourth
+Source: llama.cpp, `LLM_ARCH_QWEN35`, `llm_build_qwen35`, `llm_build_qwen3next` and
+`llm_build_delta_net_base`: every fourth
 block (`full_attention_interval`) attends, with a norm on each head of q and k, NEOX halves on a part
 of the head and a gate on what comes out; the norm before the feed-forward network is called
 `post_attention_norm`. Text positions are the same in every section of the rotation. The experts'
 shares are divided by the sum of the chosen ones. Blocks that predict further ids are left out.
+Qwen 3 Next keeps the value heads of one key head together, and beta and alpha in one matrix; its early
+files have one more matrix for all that is convolved and its gate.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from converters.architectures.header import Header
 from converters.architectures.mixers import Attention, GatedDeltaNet
 from converters.architectures.mixture import experts, has_experts
 from converters.architectures.model import BlockShape, ModelShape
+from converters.architectures.parts import Linear
 from converters.architectures.rope_recipe import rope_recipe
 from converters.errors import MalformedFile
 
-ATTENTION_PERIOD = 4
+GROUPED = "qwen3next"
 
 
 def describe(header: Header) -> ModelShape:
@@ -66,14 +70,34 @@ def _delta_net(header: Header, index: int) -> GatedDeltaNet:
         key_heads=key_heads,
         value_heads=value_heads,
         size=size,
-        mixed=header.linear(f"{stem}.attn_qkv", columns=width, rows=channels),
-        gate=header.linear(f"{stem}.attn_gate", columns=width, rows=values),
-        alpha=header.linear(f"{stem}.ssm_alpha", columns=width, rows=value_heads),
-        beta=header.linear(f"{stem}.ssm_beta", columns=width, rows=value_heads),
         output=header.linear(f"{stem}.ssm_out", columns=values, rows=width),
         kernel=f"{stem}.ssm_conv1d.weight",
         length=kernel[1],
         decay=header.vector(f"{stem}.ssm_a", value_heads),
         time_bias=header.vector(f"{stem}.ssm_dt.bias", value_heads),
         norm=decoder.norm(header, f"{stem}.ssm_norm", size),
+        is_grouped=header.architecture == GROUPED,
+        **_inputs(header, stem, channels, values),
+        **_rates(header, stem, value_heads),
     )
+
+
+def _inputs(header: Header, stem: str, channels: int, values: int) -> dict[str, Linear]:
+    width = header.width
+    if header.architecture == GROUPED and header.has_tensor(f"{stem}.ssm_in.weight"):
+        rows = channels + values
+        return {"fused": header.linear(f"{stem}.ssm_in", columns=width, rows=rows)}
+    return {
+        "mixed": header.linear(f"{stem}.attn_qkv", columns=width, rows=channels),
+        "gate": header.linear(f"{stem}.attn_gate", columns=width, rows=values),
+    }
+
+
+def _rates(header: Header, stem: str, heads: int) -> dict[str, Linear]:
+    width = header.width
+    if header.architecture == GROUPED:
+        return {"beta_alpha": header.linear(f"{stem}.ssm_ba", columns=width, rows=2 * heads)}
+    return {
+        "alpha": header.linear(f"{stem}.ssm_alpha", columns=width, rows=heads),
+        "beta": header.linear(f"{stem}.ssm_beta", columns=width, rows=heads),
+    }

@@ -61,6 +61,7 @@ ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
     "qwen3": qwen3.describe,
     "qwen35": qwen35.describe,
     "qwen35moe": qwen35.describe,
+    "qwen3next": qwen35.describe,
     "qwen3moe": qwen3moe.describe,
     "smollm3": smollm3.describe,
     "starcoder2": starcoder2.describe,

@@ -251,6 +251,21 @@ def qwen35moe_weights(shape: Shape) -> Iterator[Weight]:
     yield from qwen35_weights(shape, is_mixture=True)
 
 
+def qwen3next_weights(shape: Shape, *, is_fused: bool = False) -> Iterator[Weight]:
+    """Beta and alpha in one matrix; in early files q, k, v and the gate, too."""
+    width, values = shape.embedding, DELTA_VALUE_HEADS * DELTA_SIZE
+    for weight in qwen35moe_weights(shape):
+        name = weight.name.split(".", 2)[-1]
+        stem = weight.name.removesuffix(name)
+        if name == "ssm_alpha.weight":
+            yield matrix(f"{stem}ssm_ba.weight", 2 * DELTA_VALUE_HEADS, width)
+        elif is_fused and name == "attn_gate.weight":
+            rows = 2 * DELTA_KEY_HEADS * DELTA_SIZE + 2 * values
+            yield matrix(f"{stem}ssm_in.weight", rows, width)
+        elif name != "ssm_beta.weight" and not (is_fused and name == "attn_qkv.weight"):
+            yield weight
+
+
 def qwen35_metadata(shape: Shape) -> dict[str, Value]:
     pairs = shape.head_size // 4
     return {
@@ -324,6 +339,16 @@ MIXTURES: dict[str, Architecture] = {
         },
     ),
     "qwen35": Architecture("qwen35", qwen35_weights, qwen35_metadata, is_tied=True),
+    "qwen3next": Architecture(
+        "qwen3next",
+        qwen3next_weights,
+        lambda shape: expert_metadata(shape) | qwen35_metadata(shape),
+    ),
+    "qwen3next-early": Architecture(
+        "qwen3next",
+        lambda shape: qwen3next_weights(shape, is_fused=True),
+        lambda shape: expert_metadata(shape) | qwen35_metadata(shape),
+    ),
     "qwen35moe-fused": Architecture(
         "qwen35moe",
         lambda shape: fused(qwen35moe_weights(shape)),

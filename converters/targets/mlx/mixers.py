@@ -96,14 +96,13 @@ def place_convolution(
 
 
 def place_delta_net(placer: Placer, stem: str, net: GatedDeltaNet, family: Family) -> None:
-    """Value heads of one key head stand together on MLX, one round of all key heads in the file."""
+    """Value heads of one key head stand together on MLX, one round of all key heads in some files."""
     stem = f"{stem}.{family.names.delta_net}"
     keys, size, order = 2 * net.key_heads * net.size, net.size, head_order(net)
-    placer.matrix(f"{stem}.in_proj_qkv", "", net.mixed, runs=_runs(order, size, keys))
-    placer.matrix(f"{stem}.in_proj_z", "", net.gate, runs=_runs(order, size))
-    placer.matrix(f"{stem}.in_proj_a", "", net.alpha, runs=_runs(order, 1))
-    placer.matrix(f"{stem}.in_proj_b", "", net.beta, runs=_runs(order, 1))
-    placer.matrix(f"{stem}.out_proj", "", net.output, column_order=order)
+    _place_inputs(placer, stem, net)
+    _place_rates(placer, stem, net)
+    is_moved = order != tuple(range(net.value_heads))
+    placer.matrix(f"{stem}.out_proj", "", net.output, column_order=order if is_moved else ())
     placer.vector(
         f"{stem}.conv1d.weight",
         net.kernel,
@@ -119,15 +118,55 @@ def place_delta_net(placer: Placer, stem: str, net: GatedDeltaNet, family: Famil
     placer.norm(f"{stem}.norm", net.norm)
 
 
+def _place_inputs(placer: Placer, stem: str, net: GatedDeltaNet) -> None:
+    """What is convolved and the gate, out of one matrix or two."""
+    keys, size, order = net.key_heads * net.size, net.size, head_order(net)
+    qkv, gate = f"{stem}.in_proj_qkv", f"{stem}.in_proj_z"
+    if net.mixed and net.gate:
+        placer.matrix(qkv, "", net.mixed, runs=_runs(order, size, 2 * keys))
+        placer.matrix(gate, "", net.gate, runs=_runs(order, size))
+        return
+    assert net.fused is not None
+    values, step = net.rounds * size, 2 * (1 + net.rounds) * size
+    heads = range(net.key_heads)
+    runs = [Run(head * step, head * size, size) for head in heads]
+    runs += [Run(head * step + size, keys + head * size, size) for head in heads]
+    runs += [Run(head * step + 2 * size, 2 * keys + head * values, values) for head in heads]
+    placer.stack(qkv, net.fused, (net.channels,), runs=tuple(runs))
+    last = step - values
+    runs = [Run(head * step + last, head * values, values) for head in heads]
+    placer.stack(gate, net.fused, (net.key_heads * values,), runs=tuple(runs))
+
+
+def _place_rates(placer: Placer, stem: str, net: GatedDeltaNet) -> None:
+    """Alpha and beta of each value head, out of one matrix or two."""
+    alpha, beta = f"{stem}.in_proj_a", f"{stem}.in_proj_b"
+    if net.alpha and net.beta:
+        runs = _runs(head_order(net), 1)
+        placer.matrix(alpha, "", net.alpha, runs=runs)
+        placer.matrix(beta, "", net.beta, runs=runs)
+        return
+    assert net.beta_alpha is not None
+    count = net.rounds
+    for path, place in ((beta, 0), (alpha, count)):
+        runs = tuple(
+            Run(2 * count * head + place, count * head, count) for head in range(net.key_heads)
+        )
+        placer.stack(path, net.beta_alpha, (net.value_heads,), runs=runs)
+
+
 def head_order(net: GatedDeltaNet) -> tuple[int, ...]:
     """For each value head on MLX, which one it is in the file."""
-    rounds = net.value_heads // net.key_heads
+    if net.is_grouped:
+        return tuple(range(net.value_heads))
     return tuple(
-        turn * net.key_heads + key for key in range(net.key_heads) for turn in range(rounds)
+        turn * net.key_heads + key for key in range(net.key_heads) for turn in range(net.rounds)
     )
 
 
 def _runs(order: tuple[int, ...], size: int, kept: int = 0) -> tuple[Run, ...]:
     """Heads of `size` rows in this order, after `kept` rows that stay."""
+    if order == tuple(range(len(order))):
+        return (Run(0, 0, kept + len(order) * size),)
     heads = tuple(Run(kept + of * size, kept + at * size, size) for at, of in enumerate(order))
-    return ((Run(0, 0, kept), *heads)) if kept else heads
+    return (Run(0, 0, kept), *heads) if kept else heads

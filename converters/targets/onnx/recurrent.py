@@ -68,12 +68,14 @@ def short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution)
 def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> str:
     """[B, S, value_heads · size], before the output projection."""
     graph = parts.graph
-    query, key, value = _convolved_heads(parts, x, index, mixer)
+    mixed, gate = _inputs(parts, x, mixer)
+    query, key, value = _convolved_heads(parts, mixed, index, mixer)
+    alpha, beta = _rates(parts, x, mixer)
     past, present = _state(parts, index, "delta", _states(mixer)["delta"])
-    beta = graph.node("Sigmoid", [parts.linear(x, mixer.beta)], "delta_beta")
+    beta = graph.node("Sigmoid", [beta], "delta_beta")
     attended = graph.nodes(
         "LinearAttention",
-        [query, key, value, past, _decay(parts, x, mixer), beta],
+        [query, key, value, past, _decay(parts, alpha, mixer), beta],
         [graph.scoped("delta"), present],
         domain=MICROSOFT,
         q_num_heads=mixer.value_heads,
@@ -81,15 +83,52 @@ def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> s
         update_rule="gated_delta",
         scale=mixer.size**-0.5,
     )[0]
-    return _gated_norm(parts, attended, x, mixer)
+    return _gated_norm(parts, attended, gate, mixer)
+
+
+def _inputs(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
+    """[q; k; v] before it is convolved, and the gate."""
+    if mixer.mixed and mixer.gate:
+        return parts.linear(x, mixer.mixed), parts.linear(x, mixer.gate)
+    assert mixer.fused is not None
+    graph, values = parts.graph, mixer.rounds * mixer.size
+    sizes = (mixer.size, mixer.size, values, values)
+    *qkv, gate = _cut_by_key_head(parts, parts.linear(x, mixer.fused), mixer, sizes, "delta_in")
+    return graph.node("Concat", qkv, "delta_in.qkv", axis=-1), gate
+
+
+def _rates(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
+    """(alpha, beta), [B, S, value_heads] each."""
+    if mixer.alpha and mixer.beta:
+        return parts.linear(x, mixer.alpha), parts.linear(x, mixer.beta)
+    assert mixer.beta_alpha is not None
+    sizes, both = (mixer.rounds, mixer.rounds), parts.linear(x, mixer.beta_alpha)
+    beta, alpha = _cut_by_key_head(parts, both, mixer, sizes, "delta_rates")
+    return alpha, beta
+
+
+def _cut_by_key_head(
+    parts: Parts, x: str, mixer: GatedDeltaNet, sizes: tuple[int, ...], label: str
+) -> list[str]:
+    """Parts of `sizes` numbers that follow each other for each key head, each with all its heads."""
+    graph = parts.graph
+    cut = graph.integers(0, 0, mixer.key_heads, sum(sizes))
+    heads = graph.node("Reshape", [x, cut], f"{label}.heads")
+    names = [graph.scoped(f"{label}.{place}") for place in range(len(sizes))]
+    found = graph.nodes("Split", [heads, graph.integers(*sizes)], names, axis=-1)
+    whole = [graph.integers(0, 0, mixer.key_heads * size) for size in sizes]
+    return [
+        graph.node("Reshape", [part, shape], f"{label}.{place}.all")
+        for place, (part, shape) in enumerate(zip(found, whole, strict=True))
+    ]
 
 
 def _convolved_heads(
-    parts: Parts, x: str, index: int, mixer: GatedDeltaNet
+    parts: Parts, mixed: str, index: int, mixer: GatedDeltaNet
 ) -> tuple[str, str, str]:
     """q, k and v, each [B, S, value_heads · size], q and k of length 1 in each head."""
     graph, keys = parts.graph, mixer.key_heads * mixer.size
-    mixed = _convolved(parts, parts.linear(x, mixer.mixed), index, mixer, activation="silu")
+    mixed = _convolved(parts, mixed, index, mixer, activation="silu")
     lengths = graph.integers(keys, keys, mixer.value_heads * mixer.size)
     names = [graph.scoped(f"delta_{part}") for part in "qkv"]
     query, key, value = graph.nodes("Split", [mixed, lengths], names, axis=-1)
@@ -97,7 +136,7 @@ def _convolved_heads(
 
 
 def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
-    """Each head divided by its length, then the heads repeated in turn for the value heads."""
+    """Each head divided by its length, then the heads repeated for the value heads, in turn or each."""
     graph, label = parts.graph, f"delta_{label}"
     cut = graph.integers(0, 0, mixer.key_heads, mixer.size)
     heads = graph.node("Reshape", [x, cut], f"{label}.heads")
@@ -105,30 +144,32 @@ def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
     floor = graph.number(parts.model.epsilon)  # as ggml's L2 norm does
     divisor = graph.node("Max", [length, floor], f"{label}.divisor")
     unit = graph.node("Div", [heads, divisor], f"{label}.unit")
+    if mixer.is_grouped and mixer.rounds > 1:
+        unit = graph.node("Concat", [unit] * mixer.rounds, f"{label}.each", axis=-1)
+        return graph.node(
+            "Reshape", [unit, graph.integers(0, 0, mixer.value_heads * mixer.size)], f"{label}.all"
+        )
     joined = graph.integers(0, 0, mixer.key_heads * mixer.size)
     whole = graph.node("Reshape", [unit, joined], f"{label}.whole")
-    repeats = mixer.value_heads // mixer.key_heads
-    if repeats == 1:
+    if mixer.rounds == 1:
         return whole
-    return graph.node("Concat", [whole] * repeats, f"{label}.repeated", axis=-1)
+    return graph.node("Concat", [whole] * mixer.rounds, f"{label}.repeated", axis=-1)
 
 
-def _decay(parts: Parts, x: str, mixer: GatedDeltaNet) -> str:
+def _decay(parts: Parts, alpha: str, mixer: GatedDeltaNet) -> str:
     """[B, S, value_heads]: the logarithm of what is kept of the state."""
     graph = parts.graph
-    alpha = parts.linear(x, mixer.alpha)
     biased = graph.node("Add", [alpha, parts.vector(mixer.time_bias)], "delta_alpha")
     step = graph.node("Softplus", [biased], "delta_step")
     return graph.node("Mul", [step, parts.vector(mixer.decay)], "delta_decay")
 
 
-def _gated_norm(parts: Parts, attended: str, x: str, mixer: GatedDeltaNet) -> str:
+def _gated_norm(parts: Parts, attended: str, gate: str, mixer: GatedDeltaNet) -> str:
     """norm(head) · silu(gate), head by head."""
     graph = parts.graph
     cut = graph.integers(0, 0, mixer.value_heads, mixer.size)
     heads = graph.node("Reshape", [attended, cut], "delta_heads")
     joined = graph.integers(0, 0, mixer.value_heads * mixer.size)
     normed = graph.node("Reshape", [parts.norm(heads, mixer.norm), joined], "delta_normed")
-    gate = parts.linear(x, mixer.gate)
     opened = graph.node("QuickGelu", [gate], "delta_gate", domain=MICROSOFT, alpha=1.0)
     return graph.node("Mul", [normed, opened], "delta_out")

@@ -1,6 +1,7 @@
 """`qwen35`, `qwen35moe` → mlx-lm's `qwen3_5`, `qwen3_5_moe`: Gated DeltaNets but for every p-th block.
 
-Their modules lie below `language_model`; a factor for norms is in the file as the modules want it.
+`qwen3next` is given to the latter, too: it differs from mlx-lm's `qwen3_next` in keeping the projections
+apart, as files do, so that each can have codes of its own. Their modules lie below `language_model`; a factor for norms is in the file as the modules want it.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ MIXTURES: dict[str, Family] = {
     "qwen2moe": qwen2.MIXTURE,
     "qwen35moe": qwen35.MIXTURE,
     "qwen3moe": qwen3.MIXTURE,
+    "qwen3next": qwen35.MIXTURE,
 }
 # Those whose family is a question of more than that.
 CHOICES: dict[str, Callable[[ModelShape], Family]] = {
