@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--source", required=True)
     convert.add_argument("--target", required=True, choices=TARGETS)
     convert.add_argument("--precise", action="store_true")
+    merge = _command(commands.add_parser("merge"), _merge)
+    merge.add_argument(
+        "--part", action="append", default=[], type=pathlib.Path, help="another part of the model"
+    )
     adapt = _adapter_command(_command(commands.add_parser("adapt"), _adapt))
     adapt.add_argument("--source", required=True)
     adapt.add_argument("--base-source", required=True)
@@ -120,6 +124,19 @@ def _convert(options: argparse.Namespace) -> None:
         )
         artifact_bytes = convert(file, request, Progress())
     write_line(done=True, artifact_bytes=artifact_bytes)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    """The parts of a split model as one GGUF."""
+    final, paths = options.output.absolute(), [options.input, *options.part]
+    prepare(final)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in paths]
+        _confine(options, final.parent, *options.part)
+        from converters.merging import merge
+
+        merged = merge(files, final, Progress())
+    write_line(done=True, digest=merged.digest, file_bytes=merged.file_bytes)
 
 
 def _adapt(options: argparse.Namespace) -> None:

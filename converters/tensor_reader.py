@@ -29,10 +29,15 @@ class TensorReader:
         kind = _TYPES[tensor.type_name]
         start = first // kind.block_size * kind.type_size
         length = count // kind.block_size * kind.type_size
+        data = self.raw(tensor, start, length)
+        return np.frombuffer(data, np.uint8).reshape(-1, kind.type_size)
+
+    def raw(self, tensor: TensorInfo, start: int, length: int) -> bytes:
+        """`length` bytes of the tensor from byte `start` on."""
         data = os.pread(self._descriptor, length, tensor.offset + start)
         if len(data) != length:
             raise MalformedFile(f"tensor {tensor.name!r}: the file ends inside it")
-        return np.frombuffer(data, np.uint8).reshape(-1, kind.type_size)
+        return data
 
     def floats(self, tensor: TensorInfo, first: int, count: int) -> npt.NDArray[np.float32]:
         """`count` weights as fp32, flat. Raises MalformedFile where one is not finite."""
