@@ -83,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     _adapter_command(_command(commands.add_parser("match"), _match, has_output=False))
     quantise = _command(commands.add_parser("quantise"), _quantise)
     quantise.add_argument("--type", required=True, type=str.upper, metavar="FILE_TYPE")
+    importing = _watched(commands.add_parser("import"), _import)
+    importing.add_argument("--input", type=pathlib.Path, help="a folder of safetensors")
+    importing.add_argument("--file", nargs=2, action="append", metavar=("NAME", "PATH"))
+    importing.add_argument("--name", default="", help="what the model calls itself")
     return parser
 
 
@@ -99,6 +103,15 @@ def _command(
     has_output: bool = True,
 ) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, type=pathlib.Path)
+    return _watched(parser, run, has_output=has_output)
+
+
+def _watched(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    *,
+    has_output: bool = True,
+) -> argparse.ArgumentParser:
     if has_output:
         parser.add_argument("--output", required=True, type=pathlib.Path)
     parser.add_argument(
@@ -191,14 +204,37 @@ def _inspect(options: argparse.Namespace) -> None:
     write_line(done=True)
 
 
+def _import(options: argparse.Namespace) -> None:
+    from converters.imports.folder import ModelFiles, find_files
+
+    final = options.output.absolute()
+    paths = {name: pathlib.Path(path) for name, path in options.file or ()}
+    if options.input:
+        paths |= find_files(options.input)
+    prepare(final)
+    with contextlib.ExitStack() as stack:
+        files = ModelFiles(paths, stack)
+        _confine_to(options, list(paths.values()), final.parent)
+        from converters.imports.import_model import import_model
+
+        made = import_model(files, options.name, final, Progress())
+    write_line(done=True, digest=made.digest, file_bytes=made.file_bytes, notes=made.notes)
+
+
 def _confine(
     options: argparse.Namespace, output: pathlib.Path | None, *others: pathlib.Path
 ) -> None:
+    _confine_to(options, [options.input, *others], output)
+
+
+def _confine_to(
+    options: argparse.Namespace, sources: Sequence[pathlib.Path], output: pathlib.Path | None
+) -> None:
     """From here on only these are within reach. The sizes are far beyond what a model needs."""
-    source: pathlib.Path = options.input
-    size = source.stat().st_size
+    read = [source.resolve() for source in sources]
+    size = sum(source.stat().st_size for source in read)
     confine(
-        read=[path.resolve() for path in (source, *others)],
+        read=read,
         write=[output.resolve()] if output else [],
         data_bytes=DATA_BYTES,
         file_bytes=LEAST_FILE_BYTES + LARGEST_GROWTH * size,

@@ -28,6 +28,8 @@ FILE_TYPES = {
     31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0",
 }  # fmt: skip
 
+_LONG_TEXT = 1 << 18
+
 
 def run_inspect(input_path: pathlib.Path, digest: str, output_folder: pathlib.Path) -> None:
     """As `inspect`, by path."""
@@ -113,20 +115,22 @@ def _pooling_type(metadata: dict[str, Value], architecture: str) -> int | None:
 
 
 def _is_array(value: Value) -> bool:
-    return isinstance(value, list | np.ndarray)
+    """A whole file in a text is as long as the arrays and goes with them."""
+    is_long = isinstance(value, str) and len(value) > _LONG_TEXT
+    return is_long or isinstance(value, list | np.ndarray)
 
 
 def _scalar(value: Value) -> Scalar | None:
-    """None for arrays; an fp32 number as its shortest decimal, 1e-05 and not 9.99999974e-06."""
-    if isinstance(value, list | np.ndarray):
+    """None for arrays and long texts; an fp32 number as its shortest decimal, 1e-05 and not 9.99999974e-06."""
+    if _is_array(value) or isinstance(value, list | np.ndarray):
         return None
     if isinstance(value, float) and np.isfinite(value) and abs(value) < np.finfo(np.float32).max:
         return float(str(np.float32(value))) if float(np.float32(value)) == value else value
     return value
 
 
-def _plain(value: Any) -> list[Any]:
-    if isinstance(value, list):
+def _plain(value: Any) -> list[Any] | str:
+    if isinstance(value, list | str):
         return value
     numbers: NumberArray = value
     if numbers.dtype == np.float32:

@@ -31,13 +31,18 @@ def read_character_map(metadata: dict[str, Value]) -> bytes:
     if value is None:
         return b""
     table = _table_bytes(value)
+    check_table(table)
+    return table
+
+
+def check_table(table: bytes) -> None:
+    """Raises MalformedFile for one that leads out of itself; an empty one is none."""
     if not table:
-        return b""
+        return
     if len(table) > _MAX_BYTES:
         raise MalformedFile(f"{_KEY} has {len(table)} bytes, over {_MAX_BYTES}")
     index, replacements = _parts(table)
     _check(index, replacements)
-    return table
 
 
 def composes(table: bytes) -> bool:

@@ -1,0 +1,153 @@
+"""One import, from a folder's open files to `model.gguf` in its place: plan, write, verify, publish.
+
+The plan is made whole before a byte is written: what this build could not convert afterwards is
+refused by name. Nothing appears under the final name before all of it is on the disk. Raises
+ConversionError; the staging folder is removed however it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from converters.errors import MalformedFile, NoSpace, Unsupported
+from converters.gguf import GgufFile, TensorInfo, parse_header, read_header
+from converters.gguf_types import ValueType
+from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file, write_file
+from converters.imports.config import Config, check_not_quantised
+from converters.imports.families.bert import Pooling, read_pooling
+from converters.imports.families.registry import model_class, recipe_for
+from converters.imports.folder import CONFIG, ModelFiles
+from converters.imports.recipe import Placed, Recipe
+from converters.imports.vocabulary import vocabulary_keys
+from converters.imports.weights import slices
+from converters.plan import assess
+from converters.progress import Progress
+from converters.staging import check_space, publish, staged, sync_files
+from converters.strict_json import parse_json
+
+GGUF_FILE = "model.gguf"
+# `general.file_type` by the type that most weights have.
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+_EMBEDDING = "token_embd.weight"
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """`notes` say what was not taken over, and what was assumed."""
+
+    digest: str
+    file_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def import_model(files: ModelFiles, name: str, final: pathlib.Path, progress: Progress) -> Imported:
+    """Makes the folder `final` with `model.gguf` in it."""
+    progress.start("plan")
+    recipe, planned = plan_import(files, name)
+    check_space(final.parent, planned.total_bytes)
+    try:
+        return _write(recipe, planned, final, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"the disk filled up: {error.strerror}") from error
+        raise
+
+
+def plan_import(files: ModelFiles, name: str) -> tuple[Recipe, GgufPlan]:
+    """Pure but for reading the files' headers and texts."""
+    values = files.json(CONFIG)
+    if not values:
+        raise MalformedFile(f"the folder has no {CONFIG}")
+    check_not_quantised(values)
+    config = Config(values)
+    model_class(config)
+    recipe = recipe_for(config, files.tensors(), _pooling(files))
+    text_config = config.part("text_config") if config.has("text_config") else config
+    vocabulary, notes = vocabulary_keys(files, text_config, _rows(recipe))
+    keys = recipe.keys | _general(recipe, name) | vocabulary
+    tensors = [NewTensor(each.name, each.shape, each.type_name) for each in recipe.tensors]
+    try:
+        planned = plan_file(keys, tensors)
+    except ValueError as error:
+        raise MalformedFile(str(error)) from error
+    _require_convertible(parse_header(planned.header, planned.total_bytes))
+    return msgspec.structs.replace(recipe, keys=keys, notes=recipe.notes + notes), planned
+
+
+def _pooling(files: ModelFiles) -> Pooling:
+    text = files.text("modules.json")
+    if not text:
+        return Pooling()
+    name = "1_Pooling/config.json"
+    length = Config(files.json("sentence_bert_config.json"), "sentence_bert_config.json")
+    return read_pooling(
+        parse_json(text, "modules.json"),
+        Config(files.json(name), name),
+        length.count("max_seq_length", 0),
+    )
+
+
+def _rows(recipe: Recipe) -> int:
+    found = next((each for each in recipe.tensors if each.name == _EMBEDDING), None)
+    if found is None:
+        raise MalformedFile("the folder holds no table of embeddings")
+    return found.shape[0]
+
+
+def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
+    counts: Counter[str] = Counter()
+    for tensor in recipe.tensors:
+        counts[tensor.type_name] += int(np.prod(tensor.shape, dtype=np.int64))
+    file_type = _FILE_TYPES[counts.most_common(1)[0][0]]
+    return {
+        "general.name": TypedValue(ValueType.STRING, name),
+        "general.file_type": TypedValue(ValueType.UINT32, file_type),
+    }
+
+
+def _require_convertible(header: GgufFile) -> None:
+    """Raises Unsupported where neither target could take the file that would be written."""
+    refusals, estimates = assess(header)
+    if not estimates:
+        raise Unsupported("; ".join(dict.fromkeys(refusals.values())))
+
+
+def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Progress) -> Imported:
+    placed = {tensor.name: tensor for tensor in recipe.tensors}
+    with staged(final) as staging:
+        progress.start("write", planned.total_bytes)
+        path = staging / GGUF_FILE
+        with path.open("wb") as file:
+            digest = write_file(file, planned, _told(placed, progress.advance))
+        progress.start("verify", planned.total_bytes)
+        _verify(path, planned)
+        progress.start("sync", planned.total_bytes)
+        sync_files(staging)
+        publish(staging, final)
+        progress.finish()
+    return Imported(digest=digest, file_bytes=planned.total_bytes, notes=recipe.notes)
+
+
+def _told(
+    placed: dict[str, Placed], advance: Callable[[int], None]
+) -> Callable[[TensorInfo], Iterator[npt.NDArray[np.uint8]]]:
+    def of(tensor: TensorInfo) -> Iterator[npt.NDArray[np.uint8]]:
+        for piece in slices(placed[tensor.name]):
+            yield piece
+            advance(piece.nbytes)
+
+    return of
+
+
+def _verify(path: pathlib.Path, planned: GgufPlan) -> None:
+    """What is on the disk reads back as what was planned. A failure here is a defect of ours."""
+    with path.open("rb") as file:
+        found = read_header(file)
+    if found.tensors != planned.tensors or found.size != planned.total_bytes:
+        raise RuntimeError("the GGUF does not read back as it was planned")
