@@ -35,6 +35,9 @@ QUANTISED_TYPES = (
 )  # fmt: skip
 
 _ON = "-on-"
+# What a GGUF made of other files is called in the folder it is made in, and what it says about them.
+MADE_GGUF = "model.gguf"
+MADE_NOTES = "notes.json"
 
 Exactness = Literal["exact", "scale-rounded", "re-encoded"]
 TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")

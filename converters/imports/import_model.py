@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from converters.artifact import MADE_GGUF, MADE_NOTES
 from converters.errors import MalformedFile, NoSpace, Unsupported
 from converters.gguf import GgufFile, TensorInfo, parse_header, read_header
 from converters.gguf_types import ValueType
@@ -32,7 +33,6 @@ from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
 from converters.strict_json import parse_json
 
-GGUF_FILE = "model.gguf"
 # `general.file_type` by the type that most weights have.
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _EMBEDDING = "token_embd.weight"
@@ -47,7 +47,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def import_model(files: ModelFiles, name: str, final: pathlib.Path, progress: Progress) -> Imported:
-    """Makes the folder `final` with `model.gguf` in it."""
+    """Makes the folder `final` with the GGUF in it, and what is to be told of it."""
     progress.start("plan")
     recipe, planned = plan_import(files, name)
     check_space(final.parent, planned.total_bytes)
@@ -122,11 +122,12 @@ def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Pro
     placed = {tensor.name: tensor for tensor in recipe.tensors}
     with staged(final) as staging:
         progress.start("write", planned.total_bytes)
-        path = staging / GGUF_FILE
+        path = staging / MADE_GGUF
         with path.open("wb") as file:
             digest = write_file(file, planned, _told(placed, progress.advance))
         progress.start("verify", planned.total_bytes)
         _verify(path, planned)
+        (staging / MADE_NOTES).write_bytes(msgspec.json.encode(recipe.notes))
         progress.start("sync", planned.total_bytes)
         sync_files(staging)
         publish(staging, final)

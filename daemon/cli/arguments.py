@@ -103,8 +103,8 @@ def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
         "-f", "--file", default="Modelfile", help="the Modelfile (default: ./Modelfile)"
     )
     create.add_argument("-q", "--quantize", help="quantise the weights to this type")
-    importing = commands.add_parser("import", help="put a GGUF file on the shelf")
-    importing.add_argument("file")
+    importing = commands.add_parser("import", help="put a file or folder on the shelf")
+    importing.add_argument("file", help="a GGUF, or a Hugging Face folder with safetensors")
     importing.add_argument("name")
     for name, text in (
         ("pull", "fetch a model from a registry"),

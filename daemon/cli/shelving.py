@@ -11,7 +11,9 @@ from typing import Any
 from daemon.api.parameters import typed_parameters
 from daemon.cli.client import Client, ClientError
 from daemon.cli.terminal import ProgressLine
+from daemon.errors import Invalid
 from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
+from daemon.models.tensor_folder import folder_files
 
 _CHUNK_BYTES = 1 << 20
 # Answers that say the daemon cannot see our files: another user's, or another machine's.
@@ -19,20 +21,28 @@ _NOT_REACHABLE = (403, 404)
 
 
 def import_file(arguments: argparse.Namespace) -> int:
-    """Links the file when daemon and file share a machine; otherwise uploads it."""
+    """A GGUF, or a folder of safetensors: read where it lies when the daemon can, else uploaded."""
     path = pathlib.Path(arguments.file).absolute()
-    if not path.is_file():
-        raise ClientError(f"{path} is not a file")
+    if not path.is_file() and not path.is_dir():
+        raise ClientError(f"{path} is not a file or a folder")
     with Client() as client:
         try:
             _follow(client, "/api/import", {"path": str(path), "model": arguments.name})
         except ClientError as error:
             if error.status not in _NOT_REACHABLE:
                 raise
-            digest = upload(client, path)
-            body = {"model": arguments.name, "files": {path.name: digest}}
+            body = {"model": arguments.name, "files": _uploaded(client, path)}
             _follow(client, "/api/create", body)
     return 0
+
+
+def _uploaded(client: Client, path: pathlib.Path) -> dict[str, str]:
+    """Relative name → digest of a file, or of all files of a folder. Raises ClientError."""
+    try:
+        files = folder_files(path) if path.is_dir() else {path.name: path}
+    except Invalid as error:
+        raise ClientError(error.message) from error
+    return {name: upload(client, file) for name, file in files.items()}
 
 
 def create_model(arguments: argparse.Namespace) -> int:
@@ -55,10 +65,8 @@ def _create_body(client: Client, modelfile: Modelfile, folder: pathlib.Path) -> 
     body: dict[str, Any] = {}
     for source in modelfile.values("from"):
         file = folder / pathlib.Path(source).expanduser()
-        if file.is_file():
-            body.setdefault("files", {})[file.name] = upload(client, file)
-        elif file.is_dir():
-            raise ClientError(f"{source}: folders of tensors cannot be imported yet")
+        if file.is_file() or file.is_dir():
+            body.setdefault("files", {}).update(_uploaded(client, file))
         else:
             body["from"] = source
     for source in modelfile.values("adapter"):

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
+from converters.artifact import MADE_GGUF
 from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, LoadFailed, NoSpace, NotFound, NotYet
 from daemon.models import manifest as media
@@ -23,7 +24,14 @@ from daemon.models.create_adapter import (
     weights_layer,
     with_adapter,
 )
-from daemon.models.create_files import file_size, layer_for, named_files, weights_first
+from daemon.models.create_files import (
+    file_size,
+    layer_for,
+    named_files,
+    tensor_files,
+    uploaded,
+    weights_first,
+)
 from daemon.models.create_request import (
     CreateRequest,
     CreateStatus,
@@ -35,6 +43,7 @@ from daemon.models.create_request import (
     checked_parameters,
 )
 from daemon.models.foreign.shelf import ForeignShelf
+from daemon.models.importing import Source, import_tensors
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import (
     ImageConfig,
@@ -129,15 +138,15 @@ class Creator:
             draft, inherited = await self._from_model(request.source)
         else:
             draft, inherited = _Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
-            for file_name, digest in named_files(request.files):
-                size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
-                yield CreateStatus(status="parsing GGUF")
-                await self._add_file(draft, file_name, digest, size)
-            draft.layers = weights_first(draft.layers)
+            async with contextlib.aclosing(self._add_files(name, draft, request)) as steps:
+                async for step in steps:
+                    yield step
         if request.adapters is not None:
             yield CreateStatus(status="parsing GGUF")
             await self._add_adapter(draft, request.adapters)
-        with self._store.pinned(_hex_digests((request.files or {}) | (request.adapters or {}))):
+        used = _hex_digests((request.files or {}) | (request.adapters or {}))
+        used += [layer.digest[-64:] for layer in draft.layers if layer.media_type == media.MODEL]
+        with self._store.pinned(used):
             if request.files or request.adapters:
                 async with contextlib.aclosing(self._convert(draft)) as steps:
                     async for step in steps:
@@ -147,6 +156,32 @@ class Creator:
             with self._store.pinned(layer.digest[-64:] for layer in draft.layers):
                 async for step in self._write(name, draft):
                     yield step
+
+    async def _add_files(
+        self, name: ModelName, draft: _Draft, request: CreateRequest
+    ) -> AsyncGenerator[CreateStatus]:
+        """A folder of safetensors becomes one GGUF first. Raises Invalid, NotYet, LoadFailed."""
+        if listed := tensor_files(request.files):
+            with self._store.pinned(digest for _, digest in listed):
+                source = Source(name=name.model, files=uploaded(self._store.blobs, listed))
+                async with contextlib.aclosing(self._add_tensors(draft, source)) as steps:
+                    async for step in steps:
+                        yield step
+            return
+        for file_name, digest in named_files(request.files):
+            size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
+            yield CreateStatus(status="parsing GGUF")
+            await self._add_file(draft, file_name, digest, size)
+        draft.layers = weights_first(draft.layers)
+
+    async def _add_tensors(self, draft: _Draft, source: Source) -> AsyncGenerator[CreateStatus]:
+        digests: list[str] = []
+        making = import_tensors(self._store, self._conversions, source, digests.append)
+        async with contextlib.aclosing(making) as steps:
+            async for step in steps:
+                yield step
+        size = await asyncio.to_thread(lambda: self._store.blobs.path(digests[0]).stat().st_size)
+        await self._add_file(draft, MADE_GGUF, digests[0], size)
 
     async def _fetch_missing(self, asked: str) -> AsyncGenerator[CreateStatus]:
         """Takes in or pulls a source that is not here; the line `success` is not theirs to say."""

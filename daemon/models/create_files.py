@@ -6,14 +6,17 @@ Files are told apart by what is in them. What this build cannot use is refused b
 from __future__ import annotations
 
 import pathlib
+import posixpath
 import re
 
 from converters.inspection import Inspection
 from daemon.errors import Internal, Invalid, NotYet
 from daemon.models import manifest as media
+from daemon.models.blobs import Blobs
 from daemon.models.manifest import Layer, parse_digest
 
 _GGUF_MAGIC = b"GGUF"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _LAYER_TYPES = {"model": media.MODEL, "projector": media.PROJECTOR}
 
@@ -28,14 +31,40 @@ def split_refusal(file_name: str) -> str:
     return f"{file_name} is one part of a split GGUF, which is not supported by this version yet"
 
 
+def tensor_files(files: dict[str, str] | None) -> list[tuple[str, str]]:
+    """(relative name, hex digest) of each where they are a folder of safetensors, else empty.
+
+    Raises NotYet for pickled weights: reading them could run code.
+    """
+    listed = [
+        (posixpath.normpath(name), parse_digest(digest)) for name, digest in (files or {}).items()
+    ]
+    names = [name for name, _ in listed]
+    is_tensors = any(name.endswith(".safetensors") for name in names)
+    for name in names if is_tensors or "config.json" in names else ():
+        if name.lower().endswith(_PICKLED):
+            raise NotYet(
+                f"{name} holds pickled weights, which can run code when they are read: only"
+                " safetensors and GGUF files are imported"
+            )
+    return listed if is_tensors else []
+
+
+def uploaded(blobs: Blobs, listed: list[tuple[str, str]]) -> tuple[tuple[str, pathlib.Path], ...]:
+    """(relative name, path) of each. Raises Internal for one that is not here."""
+    found = tuple((name, blobs.path(digest)) for name, digest in listed)
+    for _, path in found:
+        if not path.is_file():
+            raise Internal(f"open {path.name}: no such file or directory")
+    return found
+
+
 def named_files(files: dict[str, str] | None) -> list[tuple[str, str]]:
     """(base name, hex digest) of each, in order. Raises Invalid, NotYet."""
     if files is None:
         raise Invalid("neither 'from' or 'files' was specified")
     if not files:
         raise Invalid("no files provided to convert")
-    if any(name.endswith(".safetensors") for name in files):
-        raise NotYet("create from safetensors is not supported by this version yet")
     named = [(path.rsplit("/", 1)[-1], parse_digest(digest)) for path, digest in files.items()]
     for name, _ in named:
         if is_split_part(name):

@@ -57,13 +57,13 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     progress: ConversionProgress
 
 
-class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A folder that a converter makes: what it is told, and what reads the folder afterwards."""
 
     source: str
     folder: pathlib.Path
     arguments: tuple[str, ...]
-    read: Callable[[pathlib.Path], Artifact | AdapterArtifact] = read_artifact
+    read: Callable[[pathlib.Path], object] = read_artifact
 
     def is_there(self) -> bool:
         try:
@@ -82,7 +82,7 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class _Job:
     """One conversion. `changed` is set, and replaced, whenever there is news."""
 
-    def __init__(self, wanted: _Wanted) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.source = wanted.source
         self.folder = wanted.folder
@@ -165,6 +165,10 @@ class Conversions:
         """Where the artifact of this source id lies or would lie, below `artifacts` if given."""
         return (artifacts or self._artifacts) / source / variant_folder(target, precise=precise)
 
+    def made_folder(self, source: str, name: str) -> pathlib.Path:
+        """Where a converter's own file lies until the shelf has it."""
+        return self._artifacts / source / name
+
     def artifact(self, source: str, target: str, *, precise: bool = False) -> Artifact | None:
         """The artifact's description when it is there and this build can read it."""
         try:
@@ -202,7 +206,7 @@ class Conversions:
         arguments += ["--source", source, "--target", target]
         folder = self.artifact_folder(source, target, precise=precise, artifacts=artifacts)
         arguments += ["--precise"] if precise else []
-        return self._ensure(_Wanted(source=source, folder=folder, arguments=tuple(arguments)))
+        return self.ensure(Wanted(source=source, folder=folder, arguments=tuple(arguments)))
 
     # ---- adapters ----
 
@@ -231,13 +235,13 @@ class Conversions:
         base_folder = self.artifact_folder(base, target)
         arguments = self._adapter_arguments("adapt", adapter, base, target)
         arguments += ["--source", adapter, "--base-source", base, "--base-folder", str(base_folder)]
-        wanted = _Wanted(
+        wanted = Wanted(
             source=adapter,
             folder=self.adapter_folder(adapter, base, target),
             arguments=tuple(arguments),
             read=lambda folder: read_adapter(folder, base_folder),
         )
-        return self._ensure(wanted)
+        return self.ensure(wanted)
 
     def _adapter_arguments(self, command: str, adapter: str, base: str, target: str) -> list[str]:
         paths = ["--input", str(self._blob_path(adapter)), "--base", str(self._blob_path(base))]
@@ -245,7 +249,8 @@ class Conversions:
 
     # ---- jobs ----
 
-    async def _ensure(self, wanted: _Wanted) -> AsyncGenerator[ConversionProgress]:
+    async def ensure(self, wanted: Wanted) -> AsyncGenerator[ConversionProgress]:
+        """As `ensure_artifact`, of anything that a converter makes."""
         if wanted.is_there():
             return
         job = self._jobs.get(wanted.folder) or self._start_job(wanted)
@@ -261,7 +266,7 @@ class Conversions:
             if not job.waiters and not job.is_over:
                 await self._stop_job(job)
 
-    def _start_job(self, wanted: _Wanted) -> _Job:
+    def _start_job(self, wanted: Wanted) -> _Job:
         job = _Job(wanted)
         command = [*self._command, *wanted.arguments, "--watch-stdin"]
         command += ["--output", str(wanted.folder)]

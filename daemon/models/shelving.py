@@ -1,4 +1,4 @@
-"""Putting local files on the shelf: looked at first, linked where that is possible, then created."""
+"""Putting local files and folders on the shelf: looked at first, linked where possible, then created."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from converters.inspection import Inspection
 from daemon.errors import Invalid, NotFound, NotYet
 from daemon.models.create import Creator
 from daemon.models.create_request import CreateRequest, CreateStatus
+from daemon.models.importing import Source, import_tensors
 from daemon.models.jobs import Conversions
 from daemon.models.name import parse_name
 from daemon.models.store import Store
@@ -28,7 +29,8 @@ def import_file(
     if not path.is_absolute():
         raise Invalid("the file's path must be absolute")
     request = CreateRequest(model=name)
-    return _import_file(store, conversions, creator, path, request)
+    run = _import_folder if path.is_dir() else _import_file
+    return run(store, conversions, creator, path, request)
 
 
 async def _import_file(
@@ -45,9 +47,43 @@ async def _import_file(
     async with contextlib.aclosing(take_in(store, path, digests.append)) as steps:
         async for status in steps:
             yield status
-    digest = digests[0]
+    async with contextlib.aclosing(
+        _create(store, creator, request, path.name, digests[0])
+    ) as steps:
+        async for status in steps:
+            yield status
+
+
+async def _import_folder(
+    store: Store,
+    conversions: Conversions,
+    creator: Creator,
+    path: pathlib.Path,
+    request: CreateRequest,
+) -> AsyncGenerator[CreateStatus]:
+    """Read where it lies: only the GGUF that is made of it comes onto the shelf."""
+    store.require_writable()
+    source = Source(name=parse_name(request.model).model, folder=path)
+    digests: list[str] = []
+    try:
+        making = import_tensors(store, conversions, source, digests.append)
+        async with contextlib.aclosing(making) as steps:
+            async for status in steps:
+                yield status
+    except OSError as error:
+        raise NotFound(f"{path.name} is not a folder that the daemon can read") from error
+    async with contextlib.aclosing(
+        _create(store, creator, request, f"{path.name}.gguf", digests[0])
+    ) as steps:
+        async for status in steps:
+            yield status
+
+
+async def _create(
+    store: Store, creator: Creator, request: CreateRequest, file_name: str, digest: str
+) -> AsyncGenerator[CreateStatus]:
     with store.pinned([digest]):
-        filled = CreateRequest(model=request.model, files={path.name: f"sha256:{digest}"})
+        filled = CreateRequest(model=request.model, files={file_name: f"sha256:{digest}"})
         async with contextlib.aclosing(creator.create(filled)) as steps:
             async for status in steps:
                 yield status

@@ -6,8 +6,9 @@ import contextlib
 import pathlib
 from typing import Any
 
+from converters.artifact import MADE_GGUF
 from converters.imports.folder import ModelFiles, find_files
-from converters.imports.import_model import GGUF_FILE, Imported, import_model
+from converters.imports.import_model import Imported, import_model
 from tests.models.hugging_face import make_folder
 from tests.parity.converted import SilentProgress
 
@@ -25,4 +26,4 @@ def imported(
     """(the Hugging Face folder, the GGUF)."""
     source = make_folder(folder / "hf", family, dtype=dtype, shards=shards, **config)
     imported_folder(source, folder / "imported")
-    return source, folder / "imported" / GGUF_FILE
+    return source, folder / "imported" / MADE_GGUF

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from converters.artifact import MLX_CONFIG_FILE, read_artifact
+from converters.artifact import ARTIFACT_FILE, MLX_CONFIG_FILE, read_artifact
 
 with mock.patch.object(resource, "setrlimit"):
     from mlx_lm.models import cache
@@ -64,6 +64,8 @@ class MlxLoop:
 
 def _short_class(folder: pathlib.Path, context: int) -> dict[str, Any]:
     """The longrope class of a worker with this context, where it is not the one that modules read."""
+    if not (folder / ARTIFACT_FILE).exists():
+        return {}
     table = read_artifact(folder).rope.get("global")
     if table is None or context > table.original_context_length:
         return {}

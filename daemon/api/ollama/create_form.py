@@ -23,6 +23,7 @@ from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, pars
 from daemon.models.name import parse_name
 from daemon.models.store import Store
 from daemon.models.taking_in import take_in
+from daemon.models.tensor_folder import folder_files
 
 _MAX_MODELFILE_BYTES = 16 << 20
 _BLOB = re.compile(r"@?sha256[:-]([0-9a-fA-F]{64})")
@@ -129,7 +130,7 @@ class _Sources:
         self.name = ""
         self.files: dict[str, str] = {}
         self.adapters: dict[str, str] = {}
-        self._paths: list[tuple[pathlib.Path, dict[str, str]]] = []
+        self._paths: list[tuple[str, pathlib.Path, dict[str, str]]] = []
         for source in modelfile.values("from"):
             if not self._add_file("FROM", source, store, folder, self.files):
                 self._add_name(source)
@@ -146,10 +147,13 @@ class _Sources:
         files: dict[str, str],
     ) -> bool:
         """False for what may be a model's name."""
+        path = folder / pathlib.Path(source).expanduser() if folder is not None else None
         if digest := _blob_digest(source, store):
             files[f"sha256-{digest}"] = f"sha256:{digest}"
-        elif folder is not None and (path := folder / pathlib.Path(source).expanduser()).is_file():
-            self._paths.append((path, files))
+        elif path is not None and path.is_file():
+            self._paths.append((path.name, path, files))
+        elif path is not None and path.is_dir() and command == "FROM":
+            self._paths += [(name, found, files) for name, found in folder_files(path).items()]
         elif _LOOKS_LIKE_A_PATH.match(source):
             raise _unnameable(command, source)
         else:
@@ -165,13 +169,13 @@ class _Sources:
         self, services: Services, pins: contextlib.ExitStack
     ) -> AsyncGenerator[CreateStatus]:
         """Puts the files that lie beside the Modelfile on the shelf, pinned while `pins` is open."""
-        for path, files in self._paths:
+        for name, path, files in self._paths:
             digests: list[str] = []
             async with contextlib.aclosing(take_in(services.store, path, digests.append)) as steps:
                 async for step in steps:
                     yield step
             pins.enter_context(services.store.pinned(digests))
-            files[path.name] = f"sha256:{digests[0]}"
+            files[name] = f"sha256:{digests[0]}"
 
 
 def _unnameable(command: str, source: str) -> Invalid:

@@ -28,11 +28,11 @@ class CreationController(Controller):
 
     @post("/api/import", status_code=200)
     async def import_local(self, data: JSONBody[ImportRequest], services: Rooms) -> Response[bytes]:
-        """Takes a file of this machine, linked instead of copied where that is possible."""
+        """Takes a file of this machine, linked where that is possible, or a folder of safetensors."""
         path = pathlib.Path(data.path)
         statuses = import_file(
             services.store, services.conversions, services.creator, path, data.model
         )
-        if not await asyncio.to_thread(path.is_file):
+        if not await asyncio.to_thread(lambda: path.is_file() or path.is_dir()):
             raise NotFound(f"{data.path} is not a file that the daemon can see")
         return EventAnswer(statuses, stream=data.stream is not False, media_type=PROGRESS_JSON)

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from converters.imports.import_model import GGUF_FILE
+from converters.artifact import MADE_GGUF
 from tests.converters.test_main import ROOT, command, run
 from tests.models.hugging_face import make_folder
 
@@ -26,7 +26,7 @@ def test_a_folder_becomes_a_gguf(tmp_path: pathlib.Path) -> None:
         "verify",
         "sync",
     ]
-    data = (final / GGUF_FILE).read_bytes()
+    data = (final / MADE_GGUF).read_bytes()
     assert lines[-1]["digest"] == hashlib.sha256(data).hexdigest()
     assert lines[-1]["file_bytes"] == len(data)
     assert "sliding window" in lines[-1]["notes"][0]

@@ -10,9 +10,9 @@ import gguf
 import numpy as np
 import pytest
 
+from converters.artifact import MADE_GGUF
 from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
 from converters.imports import weights
-from converters.imports.import_model import GGUF_FILE
 from tests.models.hugging_face import drawn, encoded, make_folder, safetensors_bytes
 from tests.models.hugging_face_families import FAMILIES
 from tests.parity.imported import imported, imported_folder
@@ -230,7 +230,7 @@ def test_a_file_that_shrinks_is_noticed(
     )
     with pytest.raises(MalformedFile, match="the file ends inside it"):
         imported_folder(folder, tmp_path / "out")
-    assert not (tmp_path / "out" / GGUF_FILE).exists()
+    assert not (tmp_path / "out" / MADE_GGUF).exists()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
