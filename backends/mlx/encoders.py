@@ -6,7 +6,6 @@ a norm or a bias without an array is not there. Self-contained: mlx-lm has no en
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -71,12 +70,6 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
     has_softmax: bool
     blocks: tuple[Block, ...]
     quantization: dict[str, Form | int | str] = {}
-
-
-def is_encoder(folder: pathlib.Path) -> bool:
-    """Whether the artifact is one for `load_encoder`."""
-    config = json.loads((folder / MLX_CONFIG_FILE).read_bytes())
-    return config.get("model_type") == MODEL_TYPE
 
 
 def load_encoder(folder: pathlib.Path, numbers: mx.Dtype | None = None) -> MlxEncoder:
@@ -160,7 +153,7 @@ class _Arrays:
 
 
 class MlxEncoder:
-    """One loaded encoder; `embed` is all it does. Made by `load_encoder`."""
+    """One loaded encoder. Made by `load_encoder`."""
 
     def __init__(self, arrays: _Arrays, config: EncoderConfig, artifact: Artifact) -> None:
         self._arrays = arrays
@@ -169,14 +162,22 @@ class MlxEncoder:
         self.artifact = artifact
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
-        """Float32 little-endian vectors, not normalised; "rank": the scores of the labels."""
+        """Texts of any lengths: those of like length share a run."""
         vectors: dict[int, bytes] = {}
         for places in plan_runs([len(ids) for ids in batch], MAX_RUN_IDS):
-            found = self._run([batch[place] for place in places])
-            vectors |= {place: row.tobytes() for place, row in zip(places, found, strict=True)}
+            found = self.run([batch[place] for place in places])
+            vectors |= dict(zip(places, found, strict=True))
         return [vectors[place] for place in range(len(batch))]
 
-    def _run(self, texts: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def run(self, texts: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """Float32 little-endian vectors, not normalised; "rank": the scores of the labels."""
+        return [vector.tobytes() for vector in self._vectors(texts)]
+
+    def is_finite(self, ids: tuple[int, ...]) -> bool:
+        """Whether the numbers that it computes in hold this text."""
+        return bool(np.isfinite(self._vectors([ids])).all())
+
+    def _vectors(self, texts: Sequence[tuple[int, ...]]) -> np.ndarray:
         """f32 [texts, width]."""
         longest = max(map(len, texts))
         ids = mx.array([[*text, *[0] * (longest - len(text))] for text in texts])

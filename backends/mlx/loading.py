@@ -16,12 +16,12 @@ import mlx.core as mx
 from mlx import nn
 
 from backends.engine.contract import Engine, EngineCapabilities
-from backends.mlx import device
+from backends.mlx import device, encoders
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.engine import MlxEngine
 from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.mlx_lm_internals import Config, Weights
-from backends.mlx.vectors import MlxPooler
+from backends.mlx.vectors import MlxVectors, pooled_by
 from backends.types import EngineError, Load
 from converters.artifact import MLX_CONFIG_FILE, Artifact, ArtifactError, read_artifact
 
@@ -56,14 +56,15 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     weights_bytes = _estimated_bytes(weights, _NUMBERS[candidates[0]])
     available = device.available_bytes()
     _check_memory(weights_bytes, available)
+    if config.get("model_type") == encoders.MODEL_TYPE:
+        return _load_encoder(folder, artifact, place, candidates)
     model = _built(config, weights)
     del weights
     numbers, row_bytes = _proven(model, stored, candidates, artifact.vocabulary)
     device.wire_weights(weights_bytes)
     if artifact.pooling:
-        return MlxPooler(
-            model=model,
-            pooling=artifact.pooling,
+        return MlxVectors(
+            run=pooled_by(model, artifact.pooling),
             capabilities=_capabilities(artifact, place, numbers, rows=1, generate=False),
         )
     budget = load.kv_bytes or (available - weights_bytes) // 2
@@ -94,8 +95,6 @@ def _checked(load: Load, folder: pathlib.Path) -> Artifact:
         artifact = read_artifact(folder)
     except ArtifactError as error:
         raise EngineError("load", str(error)) from error
-    if not artifact.causal:
-        raise EngineError("unsupported", "encoders are not supported on MLX yet")
     return artifact
 
 
@@ -168,6 +167,25 @@ def _check_memory(weights_bytes: int, available: int) -> None:
         )
 
 
+def _load_encoder(
+    folder: pathlib.Path, artifact: Artifact, place: str, candidates: Sequence[str]
+) -> MlxVectors:
+    """Its context is what the model was trained for, whatever rows are asked for."""
+    for name in candidates:
+        encoder = encoders.load_encoder(folder, _NUMBERS[name])
+        if encoder.is_finite(_probe_ids(artifact.vocabulary)[: artifact.context_length]):
+            capabilities = _capabilities(artifact, place, name, rows=1, generate=False)
+            return MlxVectors(run=encoder.run, capabilities=capabilities)
+        _log.warning("%s overflows in this model", name)
+    raise EngineError("load", "the model gives numbers that are not finite, in every type")
+
+
+def _probe_ids(vocabulary: int) -> tuple[int, ...]:
+    """Spread over the vocabulary."""
+    step = max(1, vocabulary // _PROBE_IDS)
+    return tuple(place * step % vocabulary for place in range(_PROBE_IDS))
+
+
 def _proven(
     model: nn.Module, stored: str, candidates: Sequence[str], vocabulary: int
 ) -> tuple[str, RowBytes]:
@@ -187,7 +205,7 @@ def _proven(
 def _tried(model: nn.Module, vocabulary: int) -> tuple[RowBytes, bool]:
     """What a row takes, and whether all logits of a prompt and of one id behind it are finite."""
     caches = internals.make_caches(model)
-    ids = [place * max(1, vocabulary // _PROBE_IDS) % vocabulary for place in range(_PROBE_IDS)]
+    ids = _probe_ids(vocabulary)
     first = model(mx.array([ids]), cache=caches)
     second = model(mx.array([ids[:1]]), cache=caches)
     is_finite = mx.all(mx.isfinite(first)) & mx.all(mx.isfinite(second))

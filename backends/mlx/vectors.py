@@ -5,7 +5,7 @@ Nothing is kept of a text. Padding on the right is harmless: what is causal does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -35,32 +35,45 @@ def _as_bytes(vector: mx.array) -> bytes:
     return np.array(vector.astype(mx.float32), "<f4").tobytes()
 
 
-class MlxPooler:
-    """`Engine` of backends.types for causal models with pooling; made by `backends.mlx.loading`."""
+# Vectors of texts that fill one run together.
+Run = Callable[[Sequence[tuple[int, ...]]], Sequence[bytes]]
 
-    def __init__(self, *, model: nn.Module, pooling: str, capabilities: EngineCapabilities) -> None:
+
+def pooled_by(model: nn.Module, pooling: str) -> Run:
+    """What a causal model's last states are pooled to; its module must have them."""
+    body = internals.body_of(model)
+    if body is None:
+        raise EngineError("unsupported", "this model's hidden states are not known")
+
+    def run(texts: Sequence[tuple[int, ...]]) -> list[bytes]:
+        longest = max(map(len, texts))
+        hidden = body(mx.array([[*ids, *[0] * (longest - len(ids))] for ids in texts]))
+        lines = zip(hidden, texts, strict=True)
+        return [_as_bytes(pooled(line[: len(ids)], pooling)) for line, ids in lines]
+
+    return run
+
+
+class MlxVectors:
+    """`Engine` of backends.types for models that give vectors; made by `backends.mlx.loading`."""
+
+    def __init__(self, *, run: Run, capabilities: EngineCapabilities) -> None:
         self.capabilities = capabilities
-        self._model: nn.Module | None = model
-        self._pooling = pooling
+        self._run: Run | None = run
         self._closing: list[TokenEvent] = []
         self._steps = 0
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
         """Texts of like length share a run, so little of it is padding. Raises EngineError."""
-        body = internals.body_of(self._model) if self._model else None
-        if body is None:
+        if self._run is None:
             raise EngineError("internal", "the model has been unloaded")
         for ids in batch:
             check_text(ids, self.capabilities)
         vectors: dict[int, bytes] = {}
         for places in plan_runs([len(ids) for ids in batch], MAX_RUN_IDS):
-            texts = [batch[place] for place in places]
-            longest = max(map(len, texts))
-            hidden = body(mx.array([[*ids, *[0] * (longest - len(ids))] for ids in texts]))
+            found = self._run([batch[place] for place in places])
             self._steps += 1
-            for line, place in enumerate(places):
-                text = hidden[line, : len(batch[place])]
-                vectors[place] = _as_bytes(pooled(text, self._pooling))
+            vectors |= dict(zip(places, found, strict=True))
         return [vectors[place] for place in range(len(batch))]
 
     # ---- the rest of the contract ----
@@ -84,7 +97,7 @@ class MlxPooler:
         return EngineStatus(active=0, waiting=0, kv_bytes=0, steps=self._steps)
 
     def close(self) -> None:
-        self._model = None
+        self._run = None
         mx.clear_cache()
 
 

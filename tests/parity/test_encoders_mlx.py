@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from backends.mlx.encoders import load_encoder
+from backends.mlx.loading import load_engine
+from backends.types import EngineError, Load
 from tests.models.random_architectures import ENCODERS
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
@@ -58,6 +60,19 @@ def test_quantised_encoders_stay_near(tmp_path: pathlib.Path, architecture: str,
     with LlamaCpp(path, context=CONTEXT, is_encoder=True) as model:
         for found, ids in zip(vectors(path, texts), texts, strict=True):
             assert cosine(found, model.embed(ids)) > 0.999
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gemma-embedding", "qwen3-rank"])
+def test_the_engine_gives_the_same(tmp_path: pathlib.Path, architecture: str):
+    path = made(tmp_path, architecture, "F32")
+    texts = [tuple(ids) for ids in texts_of(700)]
+    folder = converted_file(path, target="mlx")
+    engine = load_engine(Load(request_id="l", backend="mlx", artifact=str(folder)))
+    assert (engine.capabilities.generate, engine.capabilities.embed) == (False, True)
+    assert engine.embed(texts) == load_encoder(folder, mx.float32).embed(texts)
+    with pytest.raises(EngineError, match="exceeds the context length"):
+        engine.embed([(1,) * (engine.capabilities.context_length + 1)])
+    engine.close()
 
 
 def test_padding_changes_nothing(tmp_path: pathlib.Path):
