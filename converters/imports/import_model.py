@@ -113,9 +113,9 @@ def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
 
 def _require_convertible(header: GgufFile) -> None:
     """Raises Unsupported where neither target could take the file that would be written."""
-    refusals, estimates = assess(header)
-    if not estimates:
-        raise Unsupported("; ".join(dict.fromkeys(refusals.values())))
+    found = assess(header)
+    if not found.estimates:
+        raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
 
 
 def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Progress) -> Imported:
