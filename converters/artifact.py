@@ -240,7 +240,7 @@ def read_adapter(folder: pathlib.Path, base: pathlib.Path) -> AdapterArtifact:
     """
     adapter = _readable(folder, ADAPTER_FILE, AdapterArtifact)
     if adapter.base_structure != structure_of(base):
-        raise ArtifactError(f"{folder.name}: made for another artifact than {base.name}")
+        raise ArtifactError(f"{folder.name}: made for another artifact of its base")
     return adapter
 
 

@@ -18,6 +18,7 @@ from mlx import nn
 from backends.engine.contract import Engine, EngineCapabilities
 from backends.mlx import device, encoders
 from backends.mlx import mlx_lm_internals as internals
+from backends.mlx.adapter import attach, read_adapters
 from backends.mlx.engine import MlxEngine
 from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.mlx_lm_internals import Config, Weights
@@ -51,15 +52,19 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     place = load.device
     device.prepare_device(place)
     config, weights = _rotated(read_config(folder), load, artifact), _read_weights(folder)
+    adapter = read_adapters(load.adapters, artifact, folder)
     stored = str(config.get("torch_dtype", "float16"))
     candidates = plan_numbers(stored, place)
-    weights_bytes = _estimated_bytes(weights, _NUMBERS[candidates[0]])
+    weights_bytes = _estimated_bytes(weights | adapter, _NUMBERS[candidates[0]])
     available = device.available_bytes()
     _check_memory(weights_bytes, available)
     if config.get("model_type") == encoders.MODEL_TYPE:
+        if adapter:
+            raise EngineError("unsupported", "adapters of encoders are not supported on MLX yet")
         return _load_encoder(folder, artifact, place, candidates)
     model = _built(config, weights)
-    del weights
+    attach(model, adapter)
+    del weights, adapter
     numbers, row_bytes = _proven(model, stored, candidates, artifact.vocabulary)
     device.wire_weights(weights_bytes)
     if artifact.pooling:
@@ -87,8 +92,6 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
 
 
 def _checked(load: Load, folder: pathlib.Path) -> Artifact:
-    if load.adapters:
-        raise EngineError("unsupported", "adapters are not supported on MLX yet")
     if load.rows < 1 or load.context_length < 1:
         raise EngineError("invalid", "rows and context_length must be at least 1")
     try:
@@ -243,6 +246,7 @@ def _capabilities(
         generate=generate,
         embed=embed,
         grammar=generate,
+        adapters=True,
         reproducible_batches=reproducible_batches,
         device=place,
         numbers=numbers,

@@ -71,6 +71,8 @@ def plan_adapter(
     base_plan = plan(base, target, precise)
     check_fit(lora, base_plan.model, base.architecture)
     if isinstance(base_plan.layout, MlxLayout):
+        if base_plan.model.encoder:
+            raise Unsupported("adapters of models that give vectors are not supported on MLX yet")
         layout = mlx_low_rank.plan_low_rank(lora, base_plan.layout)
     else:
         layout = onnx_low_rank.plan_low_rank(lora, base_plan.layout)

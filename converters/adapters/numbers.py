@@ -5,6 +5,7 @@ The scale is folded into B, so that whoever applies the pair only multiplies and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,13 +24,13 @@ Floats = npt.NDArray[np.float32]
 
 def rows_of_a(reader: TensorReader, pair: Pair) -> Iterator[tuple[int, Floats]]:
     """(first row, fp32 [rows, columns]) of A [rank, columns]."""
-    return _slices(reader, pair.a, pair.rank, 1)
+    return _slices(reader, pair.a, range(pair.rank), 1)
 
 
 def rows_of_b(
-    reader: TensorReader, pair: Pair, rows: int, unit: int = 1
+    reader: TensorReader, pair: Pair, rows: range, unit: int = 1
 ) -> Iterator[tuple[int, Floats]]:
-    """(first row, fp32 [rows, rank]) of scale · B; the first `rows` rows, whole units at a time."""
+    """(first row, fp32 [rows, rank]) of scale · B; only of `rows`, whole units at a time."""
     scale = np.float32(pair.scale)
     for first, numbers in _slices(reader, pair.b, rows, unit):
         with np.errstate(over="ignore"):
@@ -40,11 +41,21 @@ def rows_of_b(
 
 
 def _slices(
-    reader: TensorReader, tensor: TensorInfo, rows: int, unit: int
+    reader: TensorReader, tensor: TensorInfo, rows: range, unit: int
 ) -> Iterator[tuple[int, Floats]]:
     columns = tensor.shape[-1]
     step = max(1, SLICE_ELEMENTS // (columns * unit)) * unit
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
+    for first in range(rows.start, rows.stop, step):
+        count = min(step, rows.stop - first)
         numbers = reader.floats(tensor, first * columns, count * columns)
         yield first, numbers.reshape(count, columns)
+
+
+def write_at(target: int, numbers: Floats, offset: int) -> int:
+    """Bytes written to the descriptor: all of them."""
+    data = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
+    count = len(data)
+    while data:
+        written = os.pwrite(target, data, offset)
+        data, offset = data[written:], offset + written
+    return count

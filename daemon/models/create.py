@@ -144,7 +144,7 @@ class Creator:
         if request.adapters is not None:
             yield CreateStatus(status="parsing GGUF")
             await self._add_adapter(draft, request.adapters)
-        used = _hex_digests((request.files or {}) | (request.adapters or {}))
+        used = [*_digests(request.files), *_digests(request.adapters)]
         used += [layer.digest[-64:] for layer in draft.layers if layer.media_type == media.MODEL]
         with self._store.pinned(used):
             if request.files or request.adapters:
@@ -294,8 +294,8 @@ class Creator:
         yield CreateStatus(status="success")
 
 
-def _hex_digests(files: dict[str, str]) -> list[str]:
-    return [parse_digest(digest) for digest in files.values()]
+def _digests(files: dict[str, str] | None) -> list[str]:
+    return [parse_digest(digest) for digest in (files or {}).values()]
 
 
 async def required_target(choose_target: ChooseTarget, inspection: Inspection) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -22,6 +23,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, pathl
     folder = tmp_path_factory.mktemp("adapted")
     base = make_gguf(folder / "base.gguf", types="F32")
     return base, make_adapter(folder / "lora.gguf", base)
+
+
+@pytest.fixture(params=["onnx", "mlx"])
+def shelf(
+    request: pytest.FixtureRequest, daemon: DaemonProcess, tmp_path: pathlib.Path
+) -> Iterator[DaemonProcess]:
+    """A daemon for each backend."""
+    if request.param == "onnx":
+        yield daemon
+        return
+    with DaemonProcess(tmp_path / "home", HEARTH_BACKEND=request.param) as process:
+        yield process
 
 
 def upload(daemon: DaemonProcess, path: pathlib.Path) -> str:
@@ -53,9 +66,9 @@ def expected(base: pathlib.Path, adapter: pathlib.Path | None) -> str:
 
 
 def test_the_answers_are_llama_cpps(
-    daemon: DaemonProcess, files: tuple[pathlib.Path, pathlib.Path]
+    shelf: DaemonProcess, files: tuple[pathlib.Path, pathlib.Path]
 ) -> None:
-    base, adapter = files
+    (base, adapter), daemon = files, shelf
     weights = {"base.gguf": upload(daemon, base)}
     assert post(daemon, "/api/create", model="plain", files=weights).is_success
     digest = upload(daemon, adapter)

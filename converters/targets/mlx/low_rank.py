@@ -1,22 +1,22 @@
 """An adapter for a planned MLX model: `adapter.safetensors`, arrays named after the modules.
 
-Rows of B go where the module's own rows went: heads that rotate pairs become halves there.
+Rows of B go where the module's own rows went (heads that rotate pairs become halves there), columns
+of A where its columns went.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
 from converters.adapters.lora import Lora, Pair
-from converters.adapters.numbers import rows_of_a, rows_of_b
+from converters.adapters.numbers import Floats, rows_of_a, rows_of_b, write_at
 from converters.errors import Unsupported
-from converters.targets.mlx.layout import Layout, Matrix, Run
+from converters.targets.mlx.layout import Layout, Matrix
 from converters.targets.mlx.safetensors import Array, place
 from converters.targets.mlx.weights import halves_of_pairs
 from converters.tensor_reader import TensorReader
@@ -38,9 +38,9 @@ class AdapterLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_low_rank(lora: Lora, layout: Layout) -> AdapterLayout:
-    """Every pair must have been matched with the layout's model."""
-    matrices = {matrix.tensor.name: matrix for matrix in layout.matrices}
-    parts = [_part(pair, matrices[pair.target]) for pair in lora.pairs]
+    """Every pair must have been matched with the layout's model. Raises Unsupported."""
+    shared = Counter(matrix.path for matrix in layout.matrices)
+    parts = [_part(pair, each, shared) for pair in lora.pairs for each in _places(pair, layout)]
     arrays = [array for part in parts for array in (part.a, part.b)]
     placed, header = place(arrays)
     return AdapterLayout(
@@ -50,9 +50,19 @@ def plan_low_rank(lora: Lora, layout: Layout) -> AdapterLayout:
     )
 
 
-def _part(pair: Pair, matrix: Matrix) -> Part:
-    if matrix.runs != (Run(0, 0, matrix.rows),) or matrix.column_order or matrix.is_transposed:
-        raise Unsupported(f"an adapter for {pair.target!r}, which MLX has in another order")
+def _places(pair: Pair, layout: Layout) -> list[Matrix]:
+    """The modules that have rows of the pair's matrix."""
+    found = [each for each in layout.matrices if each.tensor.name == pair.target]
+    if not found:
+        raise RuntimeError(f"the adapter's {pair.target!r} has no place in the layout")
+    return found
+
+
+def _part(pair: Pair, matrix: Matrix, shared: Counter[str]) -> Part:
+    if matrix.is_transposed or shared[matrix.path] > 1:
+        raise Unsupported(
+            f"adapter tensor {pair.a.name!r}: {matrix.path!r} is made of several matrices on MLX"
+        )
     shapes = {"lora_a": (pair.rank, matrix.columns), "lora_b": (matrix.rows, pair.rank)}
     arrays = {
         role: Array(name=f"{matrix.path}.{role}", item="F32", shape=shape)
@@ -69,23 +79,23 @@ def write_low_rank(
     os.pwrite(target, layout.header, 0)
     for part in layout.parts:
         for array, first, numbers in _rows(part, reader):
-            advance(_put(target, numbers, array.offset + first * numbers[0].nbytes))
+            advance(write_at(target, numbers, array.offset + first * numbers[0].nbytes))
 
 
-def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Array, int, npt.NDArray[np.float32]]]:
+def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Array, int, Floats]]:
     """(array, its row, whole rows of it)."""
     for first, numbers in rows_of_a(reader, part.pair):
-        yield part.a, first, numbers
+        yield part.a, first, _in_order(numbers, part.matrix.column_order)
     head_size = part.matrix.head_size
-    for first, numbers in rows_of_b(reader, part.pair, part.matrix.rows, head_size or 1):
-        turned = numbers[halves_of_pairs(len(numbers), head_size)] if head_size else numbers
-        yield part.b, first, turned
+    for run in part.matrix.runs:
+        rows = range(run.source, run.source + run.count)
+        for first, numbers in rows_of_b(reader, part.pair, rows, head_size or 1):
+            turned = numbers[halves_of_pairs(len(numbers), head_size)] if head_size else numbers
+            yield part.b, run.target + first - run.source, turned
 
 
-def _put(target: int, numbers: npt.NDArray[np.float32], offset: int) -> int:
-    data = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
-    count = len(data)
-    while data:
-        written = os.pwrite(target, data, offset)
-        data, offset = data[written:], offset + written
-    return count
+def _in_order(numbers: Floats, order: tuple[int, ...]) -> Floats:
+    """Each row's equal parts in another order."""
+    if not order:
+        return numbers
+    return numbers.reshape(len(numbers), len(order), -1)[:, order].reshape(numbers.shape)

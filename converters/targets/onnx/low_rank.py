@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
 from converters.adapters.lora import Lora, Pair
-from converters.adapters.numbers import rows_of_a, rows_of_b
+from converters.adapters.numbers import Floats, rows_of_a, rows_of_b, write_at
 from converters.artifact import StoredArray
 from converters.targets.onnx.layout import ALIGNMENT_BYTES, Layout, Matrix
 from converters.targets.onnx.pieces import LowRank, Piece
@@ -95,24 +94,15 @@ def write_low_rank(
     for part in layout.parts:
         for piece, row, numbers in _rows(part, reader):
             offset = piece.offset + row * piece.shape[1] * numbers.itemsize
-            advance(_put(target, numbers, offset))
+            advance(write_at(target, numbers, offset))
 
 
-def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Piece, int, npt.NDArray[np.float32]]]:
+def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Piece, int, Floats]]:
     """(piece, its row, whole rows of it)."""
     down, up = part.low_rank.down, part.low_rank.up
     for first, numbers in rows_of_a(reader, part.pair):
         yield down, part.rank + first, numbers
-    for first, numbers in rows_of_b(reader, part.pair, part.rows):
+    for first, numbers in rows_of_b(reader, part.pair, range(part.rows)):
         whole = np.zeros((len(numbers), up.shape[1]), np.float32)
         whole[:, part.rank : part.rank + part.pair.rank] = numbers
         yield up, part.row + first, whole
-
-
-def _put(target: int, numbers: npt.NDArray[np.float32], offset: int) -> int:
-    data = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
-    count = len(data)
-    while data:
-        written = os.pwrite(target, data, offset)
-        data, offset = data[written:], offset + written
-    return count

@@ -152,6 +152,14 @@ def test_another_target_is_refused_by_name():
         plan_adapter(adapter(pair(QUERY, 256, 256)), header(), "onnx-cuda")
 
 
+def test_vectors_on_mlx_are_refused_by_name():
+    base = header(metadata={"llama.pooling_type": 1})
+    file = adapter(pair(QUERY, 256, 256))
+    with pytest.raises(Unsupported, match="vectors"):
+        plan_adapter(file, base, "mlx")
+    assert planned(file, base).low_rank
+
+
 def test_damaged_headers_raise_nothing_else(tmp_path: pathlib.Path):
     base = make_gguf(tmp_path / "m.gguf", types="F32", blocks=1)
     matrices = random_matrices(base, targets="attn_q", rank=2)
