@@ -21,6 +21,7 @@ from types import FrameType
 from converters.artifact import TARGETS
 from converters.confinement import confine, die_with_parent
 from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
+from converters.memory import keep_freed_memory
 from converters.progress import Progress, write_line
 from converters.staging import prepare
 
@@ -124,6 +125,7 @@ def _watched(
 def _convert(options: argparse.Namespace) -> None:
     final = options.output.absolute()
     prepare(final)
+    keep_freed_memory()
     with options.input.open("rb") as file:
         _confine(options, final.parent)
         # Imported only now: the threads that numpy starts must be confined too.

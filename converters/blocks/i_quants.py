@@ -14,8 +14,11 @@ from converters.blocks.block_type import (
     CodedBlockType,
     Codes,
     Floats,
+    entries,
     half_floats,
+    nibble_pairs,
     splat,
+    spread,
     words,
 )
 from converters.blocks.codebooks import codebook, parity_sign_masks, sign_masks
@@ -24,8 +27,9 @@ _SIGNS = sign_masks()
 _PARITY_SIGNS = parity_sign_masks()
 _IQ2_LEVELS = (8, 25, 43, 0)
 _IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
+# Added to eight codes at once: 1 up, 1 down. No code is 0 or 255.
+_SHIFTS = np.array([1, -1]).astype(np.uint64) * splat(1)
 _HALF, _QUARTER, _EIGHTH = np.float32(0.5), np.float32(0.25), np.float32(0.125)
-_SEVENS = np.array([0, 7, 14, 21], np.uint32)
 
 
 class _IQuant(CodedBlockType, is_abstract=True):
@@ -42,8 +46,7 @@ def _signed(lanes: np.ndarray, masks: np.ndarray) -> Bytes:
 
 def _nibbles(raw: Bytes, start: int, stop: int) -> Floats:
     """Bytes to their low and high halves in turn, f32 [n, 2 bytes]."""
-    both = raw[:, start:stop, None] >> np.array([0, 4], np.uint8)
-    return (both & np.uint8(0x0F)).reshape(len(raw), -1).astype(np.float32)
+    return nibble_pairs(raw, start, stop).astype(np.float32)
 
 
 def _scaled(factor: Floats, multiples: Floats | np.float32) -> Floats:
@@ -53,8 +56,7 @@ def _scaled(factor: Floats, multiples: Floats | np.float32) -> Floats:
 
 def _parity_masks(sevens: np.ndarray) -> np.ndarray:
     """u32 [n, 8] of four seven-bit signs each to u64 masks [n, 32]."""
-    fields = (sevens[:, :, None] >> _SEVENS) & np.uint32(0x7F)
-    return _PARITY_SIGNS[fields.reshape(len(sevens), 32)]
+    return entries(_PARITY_SIGNS, spread(sevens, 7))
 
 
 class IQ2_XXS(_IQuant, bits=8, zero=128):
@@ -65,8 +67,8 @@ class IQ2_XXS(_IQuant, bits=8, zero=128):
 
     def _codes(self, raw: Bytes) -> Bytes:
         pairs = words(raw, 2, 66, np.uint32).reshape(-1, 8, 2)
-        entries = np.ascontiguousarray(pairs[:, :, 0]).view(np.uint8)
-        return _signed(self._entries[entries], _parity_masks(pairs[:, :, 1]))
+        index = np.ascontiguousarray(pairs[:, :, 0]).view(np.uint8)
+        return _signed(entries(self._entries, index), _parity_masks(pairs[:, :, 1]))
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = words(raw, 2, 66, np.uint32)[:, 1::2] >> np.uint32(28)
@@ -81,8 +83,8 @@ class IQ2_XS(_IQuant, bits=8, zero=128):
 
     def _codes(self, raw: Bytes) -> Bytes:
         both = words(raw, 2, 66, np.uint16)
-        masks = _PARITY_SIGNS[both >> np.uint16(9)]
-        return _signed(self._entries[both & np.uint16(0x1FF)], masks)
+        masks = entries(_PARITY_SIGNS, both >> np.uint16(9))
+        return _signed(entries(self._entries, both & np.uint16(0x1FF)), masks)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = _nibbles(raw, 66, 74)
@@ -96,9 +98,10 @@ class IQ2_S(_IQuant, bits=8, zero=128):
     _entries = codebook("IQ2_S", _IQ2_LEVELS, 8)
 
     def _codes(self, raw: Bytes) -> Bytes:
-        tops = raw[:, 66:74, None] >> np.array([0, 2, 4, 6], np.uint8)
-        tops = (tops & np.uint8(3)).reshape(-1, 32).astype(np.uint16) << np.uint16(8)
-        return _signed(self._entries[raw[:, 2:34] | tops], _SIGNS[raw[:, 34:66]])
+        index = spread(words(raw, 66, 74, np.uint8), 2).astype(np.uint16)
+        index <<= np.uint16(8)
+        index |= raw[:, 2:34]
+        return _signed(entries(self._entries, index), entries(_SIGNS, raw[:, 34:66]))
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         steps = _nibbles(raw, 74, 82)
@@ -112,7 +115,7 @@ class IQ3_XXS(_IQuant, bits=8, zero=128):
     _entries = codebook("IQ3_XXS", _IQ3_XXS_LEVELS, 4)
 
     def _codes(self, raw: Bytes) -> Bytes:
-        lanes = self._entries[raw[:, 2:66]].view(np.uint64)
+        lanes = entries(self._entries, raw[:, 2:66]).view(np.uint64)
         return _signed(lanes, _parity_masks(words(raw, 66, 98, np.uint32)))
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
@@ -131,8 +134,9 @@ class IQ3_S(_IQuant, bits=4, centre=8):
 
     def _codes(self, raw: Bytes) -> Bytes:
         ninths = np.unpackbits(raw[:, 66:74], axis=1, bitorder="little").astype(np.uint16)
-        lanes = self._entries[raw[:, 2:66] | (ninths << np.uint16(8))].view(np.uint64)
-        lanes ^= _SIGNS[raw[:, 74:106]] & splat(0x0F)
+        ninths <<= np.uint16(8)
+        lanes = entries(self._entries, raw[:, 2:66] | ninths).view(np.uint64)
+        lanes ^= entries(_SIGNS, raw[:, 74:106]) & splat(0x0F)
         lanes ^= splat(0x08)
         return lanes.view(np.uint8)
 
@@ -160,9 +164,10 @@ class IQ1_S(_IQuant, bits=4, centre=1):
     _entries = codebook("IQ1_S", (0, 1, 2, 0), 8)
 
     def _codes(self, raw: Bytes) -> Bytes:
-        tops = words(raw, 34, 50, np.uint16)[:, :, None] >> np.array([0, 3, 6, 9], np.uint16)
-        tops = (tops & np.uint16(7)).reshape(-1, 32) << np.uint16(8)
-        return self._entries[raw[:, 2:34] | tops].view(np.uint8)
+        index = spread(words(raw, 34, 50, np.uint16), 3).astype(np.uint16)
+        index <<= np.uint16(8)
+        index |= raw[:, 2:34]
+        return entries(self._entries, index).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
         scale, shift = self._steps(raw)
@@ -195,15 +200,16 @@ class IQ1_M(_IQuant, bits=8, zero=128):
     _entries = codebook("IQ1_S", (120, 128, 136, 0), 8)
 
     def _codes(self, raw: Bytes) -> Bytes:
-        tops = (raw[:, 32:48, None] >> np.array([0, 4], np.uint8)).reshape(-1, 32)
-        entries = raw[:, :32] | ((tops & np.uint8(7)).astype(np.uint16) << np.uint16(8))
-        minus_two = ((tops >> np.uint8(3)) & np.uint8(1)).astype(np.uint64) * splat(2)
-        return (self._entries[entries] + splat(1) - minus_two).view(np.uint8)
+        tops = nibble_pairs(raw, 32, 48)
+        index = (tops & np.uint8(7)).astype(np.uint16)
+        index <<= np.uint16(8)
+        index |= raw[:, :32]
+        shifts = entries(_SHIFTS, tops >> np.uint8(3))
+        return (entries(self._entries, index) + shifts).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         fields = words(raw, 48, 56, np.uint16)
-        steps = (fields[:, :, None] >> np.array([0, 3, 6, 9], np.uint16)) & np.uint16(7)
-        steps = 2 * steps.reshape(-1, 16).astype(np.float32) + 1
+        steps = 2 * spread(fields, 3).astype(np.float32) + 1
         tops = (fields >> np.uint16(12)) << np.array([0, 4, 8, 12], np.uint16)
         halves = np.bitwise_or.reduce(tops, axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):

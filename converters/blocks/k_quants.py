@@ -15,6 +15,7 @@ from converters.blocks.block_type import (
     Floats,
     bit_field,
     half_floats,
+    paired_halves,
     strips,
     words,
 )
@@ -94,6 +95,9 @@ class Q4_K(_KQuant, bits=4, centre=8):
 
     def _codes(self, raw: Bytes) -> Bytes:
         return strips(words(raw, 16, 144), 4, 4).view(np.uint8)
+
+    def packed(self, raw: Bytes) -> Bytes:
+        return paired_halves(words(raw, 16, 144), 4)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
         scales, mins = _six_bit_pairs(raw, 4)

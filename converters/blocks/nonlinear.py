@@ -14,6 +14,8 @@ from converters.blocks.block_type import (
     half_floats,
     looked_up,
     nibble_halves,
+    nibble_pairs,
+    spread,
     words,
 )
 
@@ -42,8 +44,8 @@ class IQ4_XS(CodedBlockType, bits=8, zero=128):
         return looked_up(nibble_halves(words(raw, 8, 136), 2), _CODES)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
-        tops = words(raw, 2, 4, np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
-        low = (raw[:, 4:8, None] >> np.array([0, 4], np.uint8)).reshape(-1, 8) & np.uint8(0x0F)
-        scales = (low | ((tops.astype(np.uint8) & np.uint8(3)) << np.uint8(4))).astype(np.int8)
+        tops = spread(words(raw, 2, 4, np.uint8), 2)
+        tops <<= np.uint8(4)
+        scales = (nibble_pairs(raw, 4, 8) | tops).view(np.int8)
         with np.errstate(invalid="ignore", over="ignore"):
             return half_floats(raw, 0) * (scales - np.int8(32)).astype(np.float32), None

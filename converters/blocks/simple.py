@@ -11,8 +11,9 @@ from converters.blocks.block_type import (
     Bytes,
     CodedBlockType,
     Floats,
-    bit_field,
     half_floats,
+    nibble_halves,
+    paired_halves,
     splat,
     words,
 )
@@ -28,47 +29,44 @@ class _Simple(CodedBlockType, is_abstract=True):
         return both[:, :1], -both[:, 1:]
 
 
-def _nibbles(raw: Bytes, start: int) -> np.ndarray:
-    """16 bytes at `start` to codes as u64 [n, 4]: low halves are weights 0-15, high halves 16-31."""
-    packed = words(raw, start, start + 16)
-    codes = np.empty((len(raw), 4), np.uint64)
-    codes[:, :2] = bit_field(packed, 0, 0x0F)
-    codes[:, 2:] = bit_field(packed, 4, 0x0F)
-    return codes
-
-
 def _fifth_bits(raw: Bytes, start: int) -> np.ndarray:
-    """4 bytes at `start`, bit j for weight j, to the value 16 or 0 in each byte of u64 [n, 4]."""
+    """4 bytes at `start`, bit j for weight j, to the value 16 or 0 in each byte of u64 [n, 1, 2, 2]."""
     bits = np.unpackbits(raw[:, start : start + 4], axis=1, bitorder="little")
-    return bits.view(np.uint64) << np.uint64(4)
+    return (bits.view(np.uint64) << np.uint64(4)).reshape(-1, 1, 2, 2)
 
 
 class Q4_0(_Simple, bits=4, zero=8):
     name, type_size = "Q4_0", 18
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return _nibbles(raw, 2).view(np.uint8)
+        return nibble_halves(words(raw, 2, 18), 2).view(np.uint8)
+
+    def packed(self, raw: Bytes) -> Bytes:
+        return paired_halves(words(raw, 2, 18), 2)
 
 
 class Q4_1(_Simple, bits=4, centre=8):
     name, type_size = "Q4_1", 20
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return _nibbles(raw, 4).view(np.uint8)
+        return nibble_halves(words(raw, 4, 20), 2).view(np.uint8)
+
+    def packed(self, raw: Bytes) -> Bytes:
+        return paired_halves(words(raw, 4, 20), 2)
 
 
 class Q5_0(_Simple, bits=8, zero=16):
     name, type_size = "Q5_0", 22
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return (_nibbles(raw, 6) | _fifth_bits(raw, 2)).view(np.uint8)
+        return (nibble_halves(words(raw, 6, 22), 2) | _fifth_bits(raw, 2)).view(np.uint8)
 
 
 class Q5_1(_Simple, bits=8, centre=16):
     name, type_size = "Q5_1", 24
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return (_nibbles(raw, 8) | _fifth_bits(raw, 4)).view(np.uint8)
+        return (nibble_halves(words(raw, 8, 24), 2) | _fifth_bits(raw, 4)).view(np.uint8)
 
 
 class Q8_0(_Simple, bits=8, zero=128):

@@ -54,15 +54,19 @@ class TQ1_0(_Ternary, bits=2, zero=2):
 
     def _codes(self, raw: Bytes) -> Bytes:
         codes = np.empty((len(raw), 256), np.uint8)
-        for first, width, digits, start in ((0, 32, 5, 0), (32, 16, 5, 160), (48, 4, 4, 240)):
-            fraction = np.ascontiguousarray(raw[:, first : first + width])
+        for first, width, digits, start in (
+            (0, 16, 5, 0),
+            (16, 16, 5, 16),
+            (32, 16, 5, 160),
+            (48, 4, 4, 240),
+        ):
+            item = np.complex128 if width == 16 else np.uint32
+            fraction = words(raw, first, first + width, np.uint8).astype(np.uint16)
+            step = 2 if start < 160 and width == 16 else 1
             for digit in range(digits):
-                at = start + digit * width
-                codes[:, at : at + width] = np.uint8(3) - _top_digit(fraction)
-                fraction = fraction * np.uint8(3)
-        return codes
-
-
-def _top_digit(fraction: Bytes) -> Bytes:
-    """3 · fraction / 256, rounded down."""
-    return (fraction >= 86).view(np.uint8) + (fraction >= 171).view(np.uint8)
+                fraction *= np.uint16(3)
+                top = (fraction >> np.uint16(8)).astype(np.uint8)
+                at = (start + digit * step * width) // width
+                codes.view(item)[:, at] = top.view(item)[:, 0]
+                fraction &= np.uint16(0xFF)
+        return np.subtract(np.uint8(3), codes, out=codes)

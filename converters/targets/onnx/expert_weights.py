@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
-from converters.blocks.block_type import SLICE_BYTES
+from converters.blocks.block_type import SLICE_WEIGHTS
 from converters.errors import Unsupported
 from converters.targets.onnx.experts import ExpertSource, Stack
 
@@ -66,7 +66,7 @@ def coded(type_name: str, raw: Bytes, bits: int, block: int) -> ZeroPointed:
     block_type = BLOCK_TYPES[type_name]
     if not isinstance(block_type, CodedBlockType):
         raise Unsupported(f"experts of type {type_name} have no codes")
-    step = max(1, SLICE_BYTES // block_type.type_size)
+    step = max(1, SLICE_WEIGHTS // block_type.block_size)
     parts = [
         _narrowed(_coded_slice(block_type.levels(raw[start : start + step]), bits), block)
         for start in range(0, len(raw), step)

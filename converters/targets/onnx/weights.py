@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from converters.artifact import Exactness, TensorRecord
 from converters.blocks import BLOCK_TYPES, Repacked
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
+from converters.parallel import run_in_order
 from converters.targets.onnx import expert_weights
 from converters.targets.onnx.expert_weights import ZeroPointed
 from converters.targets.onnx.experts import Stack
@@ -55,9 +57,24 @@ class Rounding(msgspec.Struct):
             squares = np.square(part.errors, dtype=np.float64).sum()
             self.squares += float(squares) * part.codes.shape[2]
 
+    def merge(self, other: Rounding) -> None:
+        self.largest = max(self.largest, other.largest)
+        self.squares += other.squares
+        self.count += other.count
+
     @property
     def rms(self) -> float:
         return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+class Slice(NamedTuple):
+    """`rows` rows of a tensor from `start` on, which are the matrix's from `row` on."""
+
+    matrix: Matrix
+    tensor: TensorInfo
+    start: int
+    rows: int
+    row: int
 
 
 class WeightsWriter:
@@ -72,7 +89,7 @@ class WeightsWriter:
         """The whole file; gives what became of each tensor. Raises MalformedFile, OSError."""
         os.ftruncate(self._target, layout.weights_bytes)
         records = [self._write_vector(vector) for vector in layout.vectors.values()]
-        records += [self._write_matrix(matrix) for matrix in layout.matrices.values()]
+        records.append(self._write_matrices(layout.matrices))
         records += [self._write_stack(stack) for stack in layout.stacks.values()]
         return [record for group in records for record in group]
 
@@ -86,53 +103,59 @@ class WeightsWriter:
             records.append(_record(source.tensor, "float32", Rounding()))
         return records
 
-    def _write_matrix(self, matrix: Matrix) -> list[TensorRecord]:
-        first, records = 0, []
-        for source in matrix.sources:
-            rounding = self._write_rows(matrix, source, first)
-            records.append(_record(source.tensor, _form_name(matrix), rounding))
-            first += source.rows
-        return records
+    def _write_matrices(self, matrices: dict[str, Matrix]) -> list[TensorRecord]:
+        sums = {(name, source.tensor.name): Rounding() for name, source in _parts(matrices)}
 
-    def _write_rows(self, matrix: Matrix, source: Source, first: int) -> Rounding:
-        """One source's rows, from the matrix's row `first` on."""
-        rounding = Rounding()
-        for start, count in _slices(source.rows, matrix.columns):
-            if matrix.form.kind in ("float32", "float16"):
-                self._write_floats(matrix, source.tensor, start, count, first + start)
-            else:
-                raw = self._reader.blocks(
-                    source.tensor, start * matrix.columns, count * matrix.columns
-                )
-                repacked = BLOCK_TYPES[source.tensor.type_name].repack(raw)
-                _check_finite(repacked, source.tensor)
-                rounding.add(repacked)
-                self._write_codes(matrix, repacked, first + start, count)
-        return rounding
+        def finish(done: tuple[Slice, Rounding, int]) -> None:
+            part, rounding, written = done
+            sums[part.matrix.name, part.tensor.name].merge(rounding)
+            self._advance(written)
 
-    def _write_floats(
-        self, matrix: Matrix, tensor: TensorInfo, start: int, count: int, row: int
-    ) -> None:
+        slices = (part for matrix in matrices.values() for part in _slices(matrix))
+        run_in_order(self._write_slice, slices, finish)
+        return [
+            _record(source.tensor, _form_name(matrices[name]), sums[name, source.tensor.name])
+            for name, source in _parts(matrices)
+        ]
+
+    def _write_slice(self, part: Slice) -> tuple[Slice, Rounding, int]:
+        """What it cost and the bytes written, beside the slice. In any thread."""
+        matrix, rounding = part.matrix, Rounding()
+        if matrix.form.kind in ("float32", "float16"):
+            return part, rounding, self._write_floats(part)
+        raw = self._reader.blocks(
+            part.tensor, part.start * matrix.columns, part.rows * matrix.columns
+        )
+        repacked = BLOCK_TYPES[part.tensor.type_name].repack(raw)
+        _check_finite(repacked, part.tensor)
+        rounding.add(repacked)
+        return part, rounding, self._write_codes(part, repacked)
+
+    def _write_floats(self, part: Slice) -> int:
+        matrix = part.matrix
         values = matrix.pieces["values"]
-        first, length = start * matrix.columns, count * matrix.columns
+        first, length = part.start * matrix.columns, part.rows * matrix.columns
         if values.item == "float16":
-            numbers: Array = self._reader.blocks(tensor, first, length).view("<f2")
+            numbers: Array = self._reader.blocks(part.tensor, first, length).view("<f2")
         else:
-            numbers = self._reader.floats(tensor, first, length)
-        self._put_rows(values, numbers, row)
+            numbers = self._reader.floats(part.tensor, first, length)
+        return self._put_rows(values, numbers, part.row)
 
-    def _write_codes(self, matrix: Matrix, repacked: Repacked, row: int, count: int) -> None:
-        pieces = matrix.pieces
-        self._put_rows(pieces["scales"], repacked.scales, row)
-        if matrix.form.kind == "codes":
-            self._put_rows(pieces["codes"], repacked.codes, row)
+    def _write_codes(self, part: Slice, repacked: Repacked) -> int:
+        pieces, row = part.matrix.pieces, part.row
+        written = self._put_rows(pieces["scales"], repacked.scales, row)
+        if part.matrix.form.kind == "codes":
+            written += self._put_rows(pieces["codes"], repacked.codes, row)
         else:
             high, low = split_codes(repacked.codes)
-            self._put_rows(pieces["high"], high, row)
-            self._put_rows(pieces["low"], low, row)
-            self._put_rows(pieces["high_scales"], repacked.scales * np.float32(16), row)
+            written += self._put_rows(pieces["high"], high, row)
+            written += self._put_rows(pieces["low"], low, row)
+            high_scales = repacked.scales * np.float32(16)
+            written += self._put_rows(pieces["high_scales"], high_scales, row)
         if repacked.correction is not None:
-            self._put_columns(pieces["correction"], repacked.correction.reshape(count, -1), row)
+            correction = repacked.correction.reshape(part.rows, -1)
+            written += self._put_columns(pieces["correction"], correction, row)
+        return written
 
     def _write_stack(self, stack: Stack) -> list[TensorRecord]:
         roundings = [Rounding() for _ in stack.sources]
@@ -205,16 +228,16 @@ class WeightsWriter:
         self._put(values, piece.offset + row * (piece.nbytes // (piece.shape[0] * piece.shape[1])))
         self._advance(values.nbytes)
 
-    def _put_rows(self, piece: Piece, values: Array, row: int) -> None:
+    def _put_rows(self, piece: Piece, values: Array, row: int) -> int:
         self._put(values, piece.offset + row * (piece.nbytes // piece.shape[0]))
-        self._advance(values.nbytes)
+        return values.nbytes
 
-    def _put_columns(self, piece: Piece, values: Array, column: int) -> None:
+    def _put_columns(self, piece: Piece, values: Array, column: int) -> int:
         """`values` [rows, blocks] into the piece [blocks, all rows], from `column` on."""
         for index, line in enumerate(np.ascontiguousarray(values.T)):
             place = index * piece.shape[1] + column
             self._put(line, piece.offset + place * values.itemsize)
-        self._advance(values.nbytes)
+        return values.nbytes
 
     def _put(self, values: Array, offset: int) -> None:
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
@@ -236,11 +259,18 @@ def _check_finite(repacked: Repacked, tensor: TensorInfo) -> None:
         raise MalformedFile(f"tensor {tensor.name!r} holds a scale that is not finite")
 
 
-def _slices(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of about SLICE_ELEMENTS each."""
-    step = max(1, SLICE_ELEMENTS // columns)
-    for start in range(0, rows, step):
-        yield start, min(step, rows - start)
+def _parts(matrices: dict[str, Matrix]) -> Iterator[tuple[str, Source]]:
+    return ((name, source) for name, matrix in matrices.items() for source in matrix.sources)
+
+
+def _slices(matrix: Matrix) -> Iterator[Slice]:
+    """All of a matrix, about SLICE_ELEMENTS at a time."""
+    step, first = max(1, SLICE_ELEMENTS // matrix.columns), 0
+    for source in matrix.sources:
+        for start in range(0, source.rows, step):
+            count = min(step, source.rows - start)
+            yield Slice(matrix, source.tensor, start, count, first + start)
+        first += source.rows
 
 
 def _form_name(matrix: Matrix) -> str:
