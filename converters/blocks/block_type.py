@@ -139,9 +139,20 @@ class CodedBlockType(BlockType, is_abstract=True):
 
     def levels(self, raw: Bytes) -> Levels:
         """Blocks u8 [n, type_size] to unsigned codes, no wider than the file's own."""
+        return Levels(self.level_codes(raw), self.zero, *self.scales(raw), self.sub)
+
+    def level_codes(self, raw: Bytes) -> Bytes:
+        """The codes of `levels` alone."""
         raw = self._checked(raw)
-        codes = self._codes(raw).reshape(len(raw), self.block_size)
-        return Levels(codes, self.zero, *self._scales(raw), self.sub)
+        return self._codes(raw).reshape(len(raw), self.block_size)
+
+    def scales(self, raw: Bytes) -> tuple[Floats, Floats | None]:
+        """The scale and minimum of `levels` alone."""
+        return self._scales(self._checked(raw))
+
+    def packed(self, raw: Bytes) -> Bytes:
+        """The codes of `levels` in one stream of `bits` each, low bits first: u8, flat."""
+        return pack_codes(self._codes(self._checked(raw)), self.bits)
 
     def dequantize(self, raw: Bytes) -> Floats:
         q, scale, minimum, sub = self.unpack(raw)
@@ -167,10 +178,6 @@ class CodedBlockType(BlockType, is_abstract=True):
                 shifted = _shifted(scales[part], np.float32(self.centre), minimum)
                 correction[part], rounding[part] = shifted
         return Repacked(self.bits, self.sub, codes, scales, correction, rounding)
-
-    def packed(self, raw: Bytes) -> Bytes:
-        """The unsigned codes of `levels` in a stream of `bits` each, low bits first: u8, flat."""
-        return pack_codes(self._codes(raw), self.bits)
 
     def _stored(self, raw: Bytes) -> Bytes:
         if self.bits == 4 and self.centre == 8:
@@ -218,7 +225,8 @@ def pack_codes(codes: Bytes, bits: int) -> Bytes:
         upper = (lanes >> shift) & (low << np.uint64(held))
         lanes &= low
         lanes |= upper
-    return np.ascontiguousarray(lanes.view(np.uint8).reshape(-1, 8)[:, :bits]).reshape(-1)
+    held = np.dtype({"names": ["x"], "formats": [f"V{bits}"], "itemsize": 8})
+    return lanes.view(held)["x"].copy().view(np.uint8)
 
 
 def _repeated(value: int, width: int) -> np.uint64:
@@ -272,7 +280,7 @@ def nibble_halves(lanes: np.ndarray, run: int) -> np.ndarray:
 
 
 def paired_halves(lanes: np.ndarray, run: int) -> Bytes:
-    """`pack_codes` of `nibble_halves`, flat, without taking the pairs apart; `run` is 2 or 4."""
+    """`pack_codes` of `nibble_halves`, flat, without taking the pairs apart; `run` is 1, 2 or 4."""
     pairs = lanes.reshape(-1).view(np.uint16)
     item = _ITEMS[4 * run]
     packed = np.empty(2 * lanes.size // run, item)

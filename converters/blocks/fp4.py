@@ -6,6 +6,8 @@ llama.cpp, `kvalues_mxfp4`, `ggml_e8m0_to_fp32_half`, `ggml_ue4m3_to_fp32`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from converters.blocks.block_type import (
@@ -14,6 +16,7 @@ from converters.blocks.block_type import (
     Floats,
     looked_up,
     nibble_halves,
+    paired_halves,
     words,
 )
 
@@ -44,21 +47,22 @@ _NV_SCALES = _half_ue4m3()
 class Fp4BlockType(CodedBlockType, is_abstract=True):
     """Beside integer codes it gives the floats' own bits, for targets that have them."""
 
-    def codes(self, raw: Bytes) -> Bytes:
-        """The E2M1 codes themselves, u8 [n, block_size], in the order of the weights."""
-        raw = self._checked(raw)
-        return self._nibbles(raw).view(np.uint8).reshape(len(raw), self.block_size)
+    run: ClassVar[int]
+
+    def packed_floats(self, raw: Bytes) -> Bytes:
+        """The E2M1 codes themselves in the order of the weights, two to a byte, the first one low."""
+        return paired_halves(self._halves(self._checked(raw)), self.run)
 
     def scale_bytes(self, raw: Bytes) -> Bytes:
         """The scales as the file has them, u8 [n, block_size/sub]."""
         return self._checked(raw)[:, : self.block_size // self.sub]
 
-    def _nibbles(self, raw: Bytes) -> np.ndarray:
-        """Codes in the order of the weights, one in each byte of u64 lanes."""
+    def _halves(self, raw: Bytes) -> np.ndarray:
+        """Runs of `run` u64 lanes whose low nibbles come before their high ones."""
         raise NotImplementedError
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return looked_up(self._nibbles(raw), _CODES)
+        return looked_up(nibble_halves(self._halves(raw), self.run), _CODES)
 
 
 class MXFP4(Fp4BlockType, bits=8, zero=128):
@@ -66,8 +70,10 @@ class MXFP4(Fp4BlockType, bits=8, zero=128):
 
     name, block_size, type_size, sub = "MXFP4", 32, 17, 32
 
-    def _nibbles(self, raw: Bytes) -> np.ndarray:
-        return nibble_halves(words(raw, 1, 17), 2)
+    run = 2
+
+    def _halves(self, raw: Bytes) -> np.ndarray:
+        return words(raw, 1, 17)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         return _MX_SCALES[self.scale_bytes(raw)], None
@@ -78,8 +84,10 @@ class NVFP4(Fp4BlockType, bits=8, zero=128):
 
     name, block_size, type_size, sub = "NVFP4", 64, 36, 16
 
-    def _nibbles(self, raw: Bytes) -> np.ndarray:
-        return nibble_halves(words(raw, 4, 36), 1)
+    run = 1
+
+    def _halves(self, raw: Bytes) -> np.ndarray:
+        return words(raw, 4, 36)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         return _NV_SCALES[self.scale_bytes(raw)], None

@@ -5,13 +5,14 @@ Works in slices that stay in the cache. Decides nothing: the form comes from `fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
+from converters.blocks import BLOCK_TYPES, CodedBlockType
 from converters.blocks.block_type import pack_codes
 from converters.blocks.fp4 import Fp4BlockType
 from converters.blocks.k_quants import Q3_K
@@ -19,10 +20,13 @@ from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
 from converters.targets.mlx.floats import Errors, Floats, Stored, check_range, stored, widened
 from converters.targets.mlx.forms import Form, Number
+from converters.targets.mlx.moments import Moments, moments_of, moments_of_nibbles
 
 Bytes = npt.NDArray[np.uint8]
-# As fp32 they stay in the second-level cache.
-SLICE_WEIGHTS = 1 << 16
+# Slices near the second-level cache, as fp32 where weights are encoded again, and long enough for
+# two threads to overlap.
+SLICE_WEIGHTS = 1 << 18
+RE_ENCODED_WEIGHTS = 1 << 17
 # Of E8M0 and E4M3: not a number.
 _MX_NAN, _NV_NAN, _SIGN_BIT = 0xFF, 0x7F, 0x80
 
@@ -38,14 +42,6 @@ class Encoded(NamedTuple):
     biases: Stored | None
 
 
-class _Groups(NamedTuple):
-    """Codes u8 [n, group] of weights `scale*code + bias`, f32 [n, 1] each."""
-
-    codes: Bytes
-    scale: Floats
-    bias: Floats
-
-
 def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: Errors) -> Encoded:
     """Blocks u8 [n, type_size]; adds to `errors`. Raises MalformedFile, Unsupported."""
     kind = BLOCK_TYPES[tensor.type_name]
@@ -53,8 +49,11 @@ def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: E
     if isinstance(kind, Fp4BlockType):
         return _float4(raw, kind, tensor, errors)
     slices = [
-        _affine(part, kind, tensor, form, number, errors) for part in _cached(raw, kind.block_size)
+        _affine(part, kind, tensor, form, number, errors)
+        for part in _cached(raw, form, kind.block_size)
     ]
+    if len(slices) == 1:
+        return slices[0]
     return Encoded(
         np.concatenate([each.codes for each in slices]),
         np.concatenate([each.scales for each in slices]),
@@ -62,8 +61,9 @@ def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: E
     )
 
 
-def _cached(raw: Bytes, block_size: int) -> Iterator[Bytes]:
-    step = SLICE_WEIGHTS // block_size
+def _cached(raw: Bytes, form: Form, block_size: int) -> Iterator[Bytes]:
+    weights = RE_ENCODED_WEIGHTS if form.kind == "re-encoded" else SLICE_WEIGHTS
+    step = weights // block_size
     for start in range(0, len(raw), step):
         yield raw[start : start + step]
 
@@ -72,12 +72,21 @@ def _affine(
     raw: Bytes, kind: CodedBlockType, tensor: TensorInfo, form: Form, number: Number, errors: Errors
 ) -> Encoded:
     if form.kind == "re-encoded":
-        return _re_encoded(kind.levels(raw), tensor, form, number, errors)
-    groups = _products(kind, raw) if isinstance(kind, Q3_K) else _kept(kind, raw)
-    scales = _stored(groups.scale, tensor, number)
-    biases = _stored(groups.bias, tensor, number)
-    _measure(groups, widened(scales), widened(biases), (1 << form.bits) - 1, errors)
-    return Encoded(pack_codes(groups.codes, form.bits), scales.reshape(-1), biases.reshape(-1))
+        return _re_encoded(raw, kind, tensor, form, number, errors)
+    scale, bias = _product_line(kind, raw) if isinstance(kind, Q3_K) else _line(kind, raw)
+    scales, biases = _stored(scale, tensor, number), _stored(bias, tensor, number)
+    lost = widened(scales) - scale, widened(biases) - bias
+    top, is_rounded = (1 << form.bits) - 1, bool(lost[0].any() or lost[1].any())
+    if form.bits == 4:
+        packed = kind.packed(raw)
+        moments = moments_of_nibbles(packed, form.group) if is_rounded else None
+    else:
+        codes = _product_codes(kind, raw) if isinstance(kind, Q3_K) else kind.level_codes(raw)
+        moments = moments_of(codes, form.group, top) if is_rounded else None
+        packed = pack_codes(codes, form.bits)
+    _measure(*lost, moments, top, errors)
+    errors.count += scale.size * form.group
+    return Encoded(packed, scales, biases)
 
 
 def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> Stored:
@@ -86,59 +95,59 @@ def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> Stored:
     return rounded
 
 
-def _measure(groups: _Groups, scale: Floats, bias: Floats, top: int, errors: Errors) -> None:
+def _measure(
+    scale: Floats, bias: Floats, moments: Moments | None, top: int, errors: Errors
+) -> None:
     """What rounding did: an error linear in the code, so the codes' moments give its mean square.
 
     The largest is that of the first or the last code, whether or not a group has them.
     """
-    scale, bias = scale - groups.scale, bias - groups.bias
-    size = groups.codes.shape[1]
-    if not (scale.any() or bias.any()):
-        errors.add_moments(0.0, 0.0, groups.codes.size)
+    if moments is None:
         return
     largest = max(float(np.abs(scale * code + bias).max()) for code in (0, top))
-    codes = groups.codes.astype(np.float32)
-    sums = (codes @ np.ones(size, np.float32)).astype(np.float64)
-    squares = np.einsum("ij,ij->i", codes, codes).astype(np.float64)
-    s, b = scale[:, 0].astype(np.float64), bias[:, 0].astype(np.float64)
-    total = float((s * s * squares + 2 * s * b * sums + size * b * b).sum())
-    errors.add_moments(largest, max(total, 0.0), groups.codes.size)
+    s, b = scale.astype(np.float64), bias.astype(np.float64)
+    total = s * s * moments.squares + 2 * s * b * moments.sums + moments.size * b * b
+    errors.add_moments(largest, max(float(total.sum()), 0.0), 0)
 
 
-def _kept(kind: CodedBlockType, raw: Bytes) -> _Groups:
-    levels = kind.levels(raw)
-    scale = levels.scale.reshape(-1, 1)
-    bias = scale * np.float32(-levels.zero)
-    if levels.minimum is not None:
-        bias = bias - levels.minimum.reshape(-1, 1)
-    return _Groups(levels.code.reshape(-1, levels.sub), scale, bias)
+def _line(kind: CodedBlockType, raw: Bytes) -> tuple[Floats, Floats]:
+    """Scale and offset of each sub-block: a weight is `scale*code + offset`."""
+    scale, minimum = kind.scales(raw)
+    offset = scale * np.float32(-kind.zero)
+    if minimum is not None:
+        offset = offset - minimum
+    return scale.reshape(-1), offset.reshape(-1)
 
 
-def _products(kind: Q3_K, raw: Bytes) -> _Groups:
-    """A weight is d·(s·q) with s·q from -124 to 128, so one d for 128 weights is exact.
+def _product_line(kind: Q3_K, raw: Bytes) -> tuple[Floats, Floats]:
+    """A weight is d·(s·q) with s·q from -124 to 128, so one d for 128 weights is exact."""
+    scale = -np.repeat(kind.super_scale(raw), 2)
+    return scale, scale * np.float32(-128)
 
-    Codes are counted down from 128, under a negated scale, so that all of them fit a byte.
+
+def _product_codes(kind: Q3_K, raw: Bytes) -> Bytes:
+    """Counted down from 128, under a negated scale, so that all of them fit a byte.
+
+    128 - s·(u - 4) may be computed in bytes: what overflows on the way comes back.
     """
-    q, _, _, sub = kind.unpack(raw)
-    factor = kind.super_scale(raw)
-    steps = kind.scale_steps(raw)
-    codes = np.int16(128) - q.reshape(len(raw), -1, sub) * steps[:, :, None]
-    scale = -np.repeat(factor, 2, axis=1).reshape(-1, 1)
-    return _Groups(codes.astype(np.uint8).reshape(-1, 128), scale, scale * np.float32(-128))
+    steps = kind.scale_steps(raw).view(np.uint8).reshape(-1)
+    codes = np.repeat(np.uint8(128) + np.uint8(4) * steps, kind.sub)
+    codes -= kind.level_codes(raw).reshape(-1) * np.repeat(steps, kind.sub)
+    return codes
 
 
 def _re_encoded(
-    levels: Levels, tensor: TensorInfo, form: Form, number: Number, errors: Errors
+    raw: Bytes, kind: CodedBlockType, tensor: TensorInfo, form: Form, number: Number, errors: Errors
 ) -> Encoded:
     """The nearest codes between each group's least and largest weight.
 
     Scale and bias are rounded before the codes are chosen: their rounding costs nothing then. With
     weights `scale*level + offset`, the code is that line over again in units of the new scale.
     """
-    parts = form.group // levels.sub
+    parts = form.group // kind.sub
     # One row per place in a sub-block: every step below runs along thousands of them.
-    level = np.ascontiguousarray(levels.code.reshape(-1, levels.sub).T)
-    scale, offset = _line(levels)
+    level = np.ascontiguousarray(kind.level_codes(raw).reshape(-1, kind.sub).T)
+    scale, offset = _line(kind, raw)
     low, high = _weight_range(level, scale, offset, parts)
     biases = _stored(low, tensor, number)
     span = high - widened(biases)
@@ -146,30 +155,33 @@ def _re_encoded(
     scales = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
     unit = widened(scales)
     inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
-    wide_unit, wide_inverse, wide_bias = (
-        np.repeat(each, parts) for each in (unit, inverse, widened(biases))
-    )
+    wide_inverse, wide_bias = (np.repeat(each, parts) for each in (inverse, widened(biases)))
     steps = level.astype(np.float32)
     steps *= scale * wide_inverse
     steps += (offset - wide_bias) * wide_inverse
-    rounded = steps + np.float32(0.5)
-    np.maximum(rounded, np.float32(0), out=rounded)
-    np.minimum(rounded, top, out=rounded)
-    codes = rounded.astype(np.uint8)
-    steps -= codes
-    steps *= wide_unit
-    errors.add(steps)
+    codes = _nearest(steps, top)
+    _add_steps(errors, steps, np.repeat(unit, parts))
     _add_flat(errors, span[unit == 0], form.group)
     return Encoded(pack_codes(np.ascontiguousarray(codes.T), form.bits), scales, biases)
 
 
-def _line(levels: Levels) -> tuple[Floats, Floats]:
-    """Scale and offset of each sub-block: a weight is `scale*code + offset`."""
-    scale = levels.scale.reshape(-1)
-    offset = scale * np.float32(-levels.zero)
-    if levels.minimum is not None:
-        offset = offset - levels.minimum.reshape(-1)
-    return scale, offset
+def _nearest(steps: Floats, top: np.float32) -> Bytes:
+    """The codes from 0 to `top` nearest to the steps, which become what is left of them."""
+    rounded = steps + np.float32(0.5)
+    np.clip(rounded, np.float32(0), top, out=rounded)
+    codes = rounded.astype(np.uint8)
+    rounded[...] = codes
+    steps -= rounded
+    return codes
+
+
+def _add_steps(errors: Errors, steps: Floats, unit: Floats) -> None:
+    """Errors in units of each column's own step. Overwrites them."""
+    errors.count += steps.size
+    np.multiply(steps, steps, out=steps)
+    squared_unit = np.square(unit, dtype=np.float64)
+    largest = float((steps.max(axis=0) * squared_unit).max(initial=0))
+    errors.add_moments(math.sqrt(largest), float(np.dot(steps.sum(axis=0), squared_unit)), 0)
 
 
 def _weight_range(level: Bytes, scale: Floats, offset: Floats, parts: int) -> tuple[Floats, Floats]:
@@ -195,4 +207,4 @@ def _float4(raw: Bytes, kind: Fp4BlockType, tensor: TensorInfo, errors: Errors) 
         scales = np.where(scales == _NV_NAN, np.uint8(0), scales & np.uint8(~_SIGN_BIT & 0xFF))
     if (scales == (_NV_NAN if is_nv else _MX_NAN)).any():
         raise MalformedFile(f"tensor {tensor.name!r} holds a scale that is not a number")
-    return Encoded(pack_codes(kind.codes(raw), 4), np.ascontiguousarray(scales), None)
+    return Encoded(kind.packed_floats(raw), np.ascontiguousarray(scales), None)

@@ -5,11 +5,9 @@ Decides nothing but how many rows go at once. What becomes of each weight is mea
 
 from __future__ import annotations
 
-import functools
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from converters.artifact import Exactness, TensorRecord
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
+from converters.parallel import run_in_order
 from converters.targets.mlx.encode import encode
 from converters.targets.mlx.floats import Errors, check_range, stored, widened
 from converters.targets.mlx.forms import Number
@@ -25,10 +24,16 @@ from converters.tensor_reader import TensorReader
 
 # Weights per slice: 4 MiB as fp32.
 SLICE_ELEMENTS = 1 << 20
-# Slices at once: NumPy lets go of the interpreter while it computes.
-WORKERS = 2
 
 Numbers = npt.NDArray[np.generic]
+
+
+class Slice(NamedTuple):
+    """Some rows of a matrix, and its position in the layout."""
+
+    position: int
+    matrix: Matrix
+    run: Run
 
 
 class WeightsWriter:
@@ -47,7 +52,7 @@ class WeightsWriter:
         os.ftruncate(self._target, self._layout.weights_bytes)
         self._advance(self._put(np.frombuffer(self._layout.header, np.uint8), 0))
         records = [self._write_vector(vector) for vector in self._layout.vectors]
-        records += [self._write_matrix(matrix) for matrix in self._layout.matrices]
+        records += self._write_matrices()
         return _merged(record for record in records if record is not None)
 
     def _write_vector(self, vector: Vector) -> TensorRecord | None:
@@ -77,16 +82,32 @@ class WeightsWriter:
             exact[halves_of_pairs(vector.length, vector.head_size)] if vector.head_size else exact
         )
 
-    def _write_matrix(self, matrix: Matrix) -> TensorRecord:
-        errors, slices = Errors(), _slices(matrix)
-        write = self._write_turned if matrix.is_transposed else self._write_rows
-        with ThreadPoolExecutor(WORKERS) as pool:
-            while some := list(itertools.islice(slices, WORKERS)):
-                for found, written in pool.map(functools.partial(write, matrix), some):
-                    errors.merge(found)
-                    self._advance(written)
-        form = str(matrix.form) if matrix.form.mode else self._layout.number.lower()
-        return _record(matrix.tensor.name, matrix, form, errors)
+    def _write_matrices(self) -> list[TensorRecord]:
+        costs = [Errors() for _ in self._layout.matrices]
+
+        def finish(done: tuple[int, Errors, int]) -> None:
+            index, found, written = done
+            costs[index].merge(found)
+            self._advance(written)
+
+        slices = (
+            Slice(index, matrix, run)
+            for index, matrix in enumerate(self._layout.matrices)
+            for run in _slices(matrix)
+        )
+        run_in_order(self._write_slice, slices, finish)
+        return [
+            _record(matrix.tensor.name, matrix, self._form_name(matrix), errors)
+            for matrix, errors in zip(self._layout.matrices, costs, strict=True)
+        ]
+
+    def _form_name(self, matrix: Matrix) -> str:
+        return str(matrix.form) if matrix.form.mode else self._layout.number.lower()
+
+    def _write_slice(self, part: Slice) -> tuple[int, Errors, int]:
+        """(the matrix's index, what it cost, bytes written). In any thread."""
+        write = self._write_turned if part.matrix.is_transposed else self._write_rows
+        return part.position, *write(part.matrix, part.run)
 
     def _write_rows(self, matrix: Matrix, run: Run) -> tuple[Errors, int]:
         """(what it cost, bytes written). In any thread."""

@@ -117,11 +117,12 @@ def test_bfloat16_scales_are_read_back_as_stated(name: str) -> None:
     assert off > 0
 
 
-def test_slices_do_not_show() -> None:
-    raw = np.tile(blocks("Q6_K"), (12, 1))
+@pytest.mark.parametrize("name", ["Q6_K", "Q4_K"])
+def test_slices_do_not_show(name: str) -> None:
+    raw = np.tile(blocks(name), (48, 1))
     assert len(raw) * 256 > 2 * SLICE_WEIGHTS
-    whole, _ = encoded("Q6_K", raw)
-    tail, _ = encoded("Q6_K", raw[-48:])
+    whole, _ = encoded(name, raw)
+    tail, _ = encoded(name, raw[-48:])
     assert np.array_equal(whole.codes[-len(tail.codes) :], tail.codes)
     assert np.array_equal(whole.scales[-len(tail.scales) :], tail.scales)
 
