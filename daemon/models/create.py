@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
@@ -63,7 +64,14 @@ from daemon.models.taking_in import take_in
 from daemon.models.template_choice import template_error
 
 ChooseTarget = Callable[[Inspection], Awaitable[str]]
-Pull = Callable[[ModelName], AsyncGenerator[CreateStatus]]
+
+
+class Pull(Protocol):
+    """`Transfers.pull`."""
+
+    def __call__(
+        self, name: ModelName, *, insecure: bool = False
+    ) -> AsyncGenerator[CreateStatus]: ...
 
 
 class _Draft(msgspec.Struct):
@@ -132,7 +140,7 @@ class Creator:
         if error := await template_error(request.template):
             raise Invalid(f"template error: {error}")
         if request.source:
-            async with contextlib.aclosing(self._fetch_missing(request.source)) as steps:
+            async with contextlib.aclosing(self._fetch_missing(request)) as steps:
                 async for step in steps:
                     yield step
             draft, inherited = await self._from_model(request.source)
@@ -183,9 +191,9 @@ class Creator:
         size = await asyncio.to_thread(lambda: self._store.blobs.path(digests[0]).stat().st_size)
         await self._add_file(draft, MADE_GGUF, digests[0], size)
 
-    async def _fetch_missing(self, asked: str) -> AsyncGenerator[CreateStatus]:
+    async def _fetch_missing(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
         """Takes in or pulls a source that is not here; the line `success` is not theirs to say."""
-        name = parse_name(asked)
+        asked, name = request.source, parse_name(request.source)
         if is_cloud_reference(asked) or self._store.find(name) is not None:
             return
         if self._foreign is not None:
@@ -197,7 +205,7 @@ class Creator:
             return
         if self._pull is None:
             return
-        async with contextlib.aclosing(self._pull(name)) as steps:
+        async with contextlib.aclosing(self._pull(name, insecure=request.insecure)) as steps:
             async for step in steps:
                 if step.status != "success":
                     yield step

@@ -25,11 +25,15 @@ _MAX_PARAMETERS = 1000
 
 
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "from"}):
-    """`files`, `adapters`, `draft_files` map relative file names to digests of uploaded blobs."""
+    """`insecure` is for the pull of a `from` that is not here.
+
+    `files`, `adapters`, `draft_files` map relative file names to digests of uploaded blobs.
+    """
 
     model: str = ""
     name: str = ""
     stream: bool | None = None
+    insecure: bool = False
     source: str = ""
     files: dict[str, str] | None = None
     adapters: dict[str, str] | None = None

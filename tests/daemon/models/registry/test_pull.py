@@ -309,9 +309,12 @@ async def test_create_pulls_a_missing_source(registry: Registry, shelf: PullingS
         shelf.store,
         shelf.conversions,
         shelf.creator.target_for,
-        lambda name: shelf.puller.pull(name, insecure=True),
+        shelf.puller.pull,
     )
-    request = CreateRequest(model="p", source=f"{registry.host}/library/m", system="Be kind.")
+    source = f"{registry.host}/library/m"
+    with pytest.raises(DaemonError):  # the registry speaks http only
+        _ = [line async for line in creator.create(CreateRequest(model="p", source=source))]
+    request = CreateRequest(model="p", source=source, insecure=True, system="Be kind.")
     found = [line.status async for line in creator.create(request)]
     assert found[0] == "pulling manifest"
     assert found.count("success") == 1
