@@ -190,7 +190,8 @@ class Logprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts of ids and times in ns. `prompt_tokens` is the full prompt, cached part included.
 
-    `dropped_tokens` are ids of prompt and answer that were cut or left the context.
+    `dropped_tokens` are ids of prompt and answer that were cut or left the context;
+    `forced_tokens` those that only brought a constrained answer to its end before its limit.
     """
 
     prompt_tokens: int = 0
@@ -200,6 +201,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefill_ns: int = 0
     decode_ns: int = 0
     queued_ns: int = 0
+    forced_tokens: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
@@ -294,8 +296,17 @@ class Constraint(Protocol):
         """Packed bits of uint8 [vocabulary/8], lowest first: may the id come? Raises EngineError."""
         ...
 
+    def limit(self, tokens: int) -> None:
+        """At most so many ids will come, an end id included. Said once, before any is accepted."""
+        ...
+
     def accept(self, token_id: int) -> None:
         """Takes the id that was chosen. Never blocks."""
+        ...
+
+    @property
+    def forced(self) -> int:
+        """Ids of the answer that had no alternative because it had to end before its limit."""
         ...
 
 

@@ -79,6 +79,14 @@ class Generation:
         self._added_ns = time.perf_counter_ns()
         self._started_ns = 0
         self._answered_ns = 0
+        if request.constraint is not None:
+            request.constraint.limit(self._most_ids())
+
+    def _most_ids(self) -> int:
+        """Ids that can be sampled before `is_full` says so."""
+        if self.request.shift:
+            return self.max_tokens
+        return min(self.max_tokens, self.context - self.prompt_length)
 
     @property
     def id(self) -> str:
@@ -139,6 +147,7 @@ class Generation:
         now = time.perf_counter_ns()
         started = self._started_ns or now
         answered = self._answered_ns or now
+        constraint = self.request.constraint
         return Usage(
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached,
@@ -147,4 +156,5 @@ class Generation:
             prefill_ns=answered - started,
             decode_ns=now - answered,
             queued_ns=started - self._added_ns,
+            forced_tokens=constraint.forced if constraint is not None else 0,
         )

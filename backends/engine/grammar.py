@@ -4,18 +4,20 @@
 what cannot be honoured is refused by name. Masks are computed on a small pool as soon as an id is
 accepted, while the runtime runs the graph for the next one; `allowed` only waits for what is left.
 End ids are allowed exactly where the grammar accepts, so an answer that ends by itself is valid.
+Shortly before its limit an answer is brought to its end: `backends.engine.landing`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from backends.engine.landing import Landing, LandingTable
 from backends.types import EngineError
 
 MAX_GRAMMAR_BYTES = 256 << 10
@@ -33,11 +35,13 @@ _POOL_THREADS = 2
 class GrammarSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`rules` is a Lark text whose first rule is `start`; its `@name` refer to `schemas` (JSON).
 
-    `<[id]>` in `rules` is one id of the vocabulary.
+    `<[id]>` in `rules` is one id of the vocabulary. `closings` are texts, or ids of special pieces,
+    that end what may come before the document: an answer that must end soon ends that first.
     """
 
     rules: str
     schemas: tuple[tuple[str, bytes], ...] = ()
+    closings: tuple[str | int, ...] = ()
 
 
 class GrammarVocabulary(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,18 +55,31 @@ class GrammarVocabulary(msgspec.Struct, frozen=True, kw_only=True):
 class Grammar:
     """What one answer may still say. Used by one thread at a time; computes on the pool."""
 
-    def __init__(self, matcher: LLMatcher, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, matcher: LLMatcher, pool: ThreadPoolExecutor, landing: Landing) -> None:
         self._matcher = matcher
         self._pool = pool
+        self._landing = landing
         self._next: Future[bytes] = pool.submit(_mask, matcher)
+
+    def limit(self, tokens: int) -> None:
+        """No more than `tokens` ids will come, the end id among them: the answer ends before that.
+
+        To be said before any id is accepted. Never blocks.
+        """
+        self._next = self._pool.submit(_limit, self._matcher, self._next, self._landing, tokens)
 
     def accept(self, token_id: int) -> None:
         """Takes an allowed id that is no end id. Never blocks; what goes wrong, `allowed` tells."""
-        self._next = self._pool.submit(_advance, self._matcher, self._next, token_id)
+        self._next = self._pool.submit(_advance, self._matcher, self._next, self._landing, token_id)
 
     def allowed(self) -> bytes:
         """Bit i, lowest first, of uint8 [vocabulary/8]: id i may come. Raises EngineError."""
         return self._next.result()
+
+    @property
+    def forced(self) -> int:
+        """Ids that came because the answer had to end in time. Exact once `allowed` was asked."""
+        return self._landing.forced
 
 
 class GrammarCompiler:
@@ -71,6 +88,8 @@ class GrammarCompiler:
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
+        self._table: LandingTable | None = None
+        self._cut: Callable[[bytes], list[int]] = lambda _: []
         self._kept: OrderedDict[GrammarSpec, LLMatcher] = OrderedDict()
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="grammar")
 
@@ -86,7 +105,19 @@ class GrammarCompiler:
                 self._kept.popitem(last=False)
             self._kept[spec] = matcher
         self._kept.move_to_end(spec)
-        return Grammar(matcher.deep_copy(), self._pool)
+        closings = [self._closing(text) for text in spec.closings]
+        landing = Landing(self._landing_table(), closings)
+        return Grammar(matcher.deep_copy(), self._pool, landing)
+
+    def _closing(self, text: str | int) -> list[int]:
+        return [text] if isinstance(text, int) else self._cut(text.encode())
+
+    def _landing_table(self) -> LandingTable:
+        known = self._vocabulary
+        if self._table is None:
+            hidden = known.special_ids | known.end_ids
+            self._table = LandingTable(known.pieces, hidden, known.end_ids)
+        return self._table
 
     def _compiled(self, spec: GrammarSpec) -> LLMatcher:
         """With the tighter schemas where they can be met, with the client's own where not."""
@@ -119,7 +150,7 @@ class GrammarCompiler:
     def _library_tokenizer(self) -> LLTokenizer:
         """Made at the first use: a third of a second for 130,000 ids."""
         if self._tokenizer is None:
-            known = _Vocabulary(self._vocabulary)
+            known = self._cut = _Vocabulary(self._vocabulary)
             end_ids = sorted(self._vocabulary.end_ids)
             self._tokenizer = LLTokenizer(
                 TokenizerWrapper(known), n_vocab=len(known.tokens), eos_token=end_ids
@@ -236,8 +267,16 @@ def _mask(matcher: LLMatcher) -> bytes:
     return mask
 
 
-def _advance(matcher: LLMatcher, before: Future[bytes], token_id: int) -> bytes:
+def _limit(matcher: LLMatcher, before: Future[bytes], landing: Landing, tokens: int) -> bytes:
+    mask = before.result()
+    landing.limit(tokens, matcher)
+    return mask
+
+
+def _advance(matcher: LLMatcher, before: Future[bytes], landing: Landing, token_id: int) -> bytes:
     before.result()
     if not matcher.consume_token(token_id):
         raise EngineError("internal", f"the grammar refuses an id: {_reason(matcher)}")
-    return _mask(matcher)
+    mask = _mask(matcher)
+    landing.accepted(token_id, matcher)
+    return landing.narrowed(mask)

@@ -41,7 +41,19 @@ def answer_grammar(wanted: bytes, markup: Markup, tokenizer: Tokenizer) -> Gramm
         thought = "thought" if markup.starts_inside else "thought?"
         start, rules = f"{thought} {start}", rules + _thought_rules(markup, tokenizer)
     text = f"start: {start}\n{rules}{_SPACES if 'SPACES' in rules else ''}"
-    return GrammarSpec(rules=text, schemas=tuple(schemas))
+    return GrammarSpec(rules=text, schemas=tuple(schemas), closings=_closings(markup, tokenizer))
+
+
+def _closings(markup: Markup, tokenizer: Tokenizer) -> tuple[str | int, ...]:
+    """What ends thoughts, for an answer that must come to its document in time."""
+    if markup.is_harmony:
+        text = "<|end|>"
+    elif markup.thinking_tags is not None:
+        text = markup.thinking_tags[1]
+    else:
+        return ()
+    token_id = tokenizer.special_id(text)
+    return (text if token_id is None else token_id,)
 
 
 def _schema(wanted: bytes) -> bytes:

@@ -168,6 +168,13 @@ class Dictation:
     def accept(self, token_id: int) -> None:
         assert self._ids.pop() == token_id
 
+    def limit(self, tokens: int) -> None:
+        pass
+
+    @property
+    def forced(self) -> int:
+        return 0
+
 
 def guesses(folder: pathlib.Path) -> None:
     """The same dictated text with and without guesses: a seed turns them off.

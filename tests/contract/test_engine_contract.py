@@ -222,6 +222,13 @@ class OnlyThese:
     def accept(self, token_id: int) -> None:
         self._left -= 1
 
+    def limit(self, tokens: int) -> None:
+        pass
+
+    @property
+    def forced(self) -> int:
+        return 0
+
 
 def test_a_constraint_holds_its_row_and_no_other(engine: Engine, under_test: UnderTest):
     assert engine.capabilities.grammar

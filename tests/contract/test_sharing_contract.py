@@ -98,6 +98,13 @@ class OnlyEven:
     def accept(self, token_id: int) -> None:
         self._left -= 1
 
+    def limit(self, tokens: int) -> None:
+        pass
+
+    @property
+    def forced(self) -> int:
+        return 0
+
 
 def test_an_answer_is_held_to_its_constraint_beside_free_ones(engine: Engine):
     if not engine.capabilities.grammar:

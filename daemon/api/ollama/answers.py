@@ -51,6 +51,7 @@ class Timing:
             "prompt_dropped_count": usage.dropped_tokens,
             "prompt_eval_duration": max(1, usage.prefill_ns),
             "eval_count": usage.completion_tokens,
+            "eval_forced_count": usage.forced_tokens,
             "eval_duration": max(1, usage.decode_ns),
         }
 

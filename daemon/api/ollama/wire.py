@@ -99,7 +99,9 @@ class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What both answers share. Durations are ns; only the last object of an answer has them.
 
-    `prompt_dropped_count` is ours: ids that were cut from the prompt or left the context.
+    `prompt_dropped_count` is ours: ids that were cut from the prompt or left the context. So is
+    `eval_forced_count`: the last ids of an answer held to a `format`, which only brought it to its
+    end before `num_predict` or the context was used up.
     """
 
     model: str
@@ -112,6 +114,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_dropped_count: int = 0
     prompt_eval_duration: int = 0
     eval_count: int = 0
+    eval_forced_count: int = 0
     eval_duration: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")

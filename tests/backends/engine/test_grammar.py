@@ -163,6 +163,13 @@ class Fixed:
     def accept(self, token_id: int) -> None:
         self.accepted.append(token_id)
 
+    def limit(self, tokens: int) -> None:
+        pass
+
+    @property
+    def forced(self) -> int:
+        return 0
+
 
 SAMPLINGS = [
     Sampling(temperature=0.0, seed=1),
