@@ -53,6 +53,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     activation: str
     is_up_fused: bool
     residual_scale: float
+    experts_used: int = 0
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +138,23 @@ class _Arrays:
             )
         bias = self._arrays.get(f"{path}.bias")
         return x if bias is None else x + bias
+
+    def experts(self, path: str, x: mx.array, chosen: mx.array) -> mx.array:
+        """Of x [..., 1 or k, 1, columns] by the chosen [..., k] of a stack: [..., k, 1, rows]."""
+        weight, form = self._arrays[f"{path}.weight"], self._forms.get(path)
+        if form is None:
+            return mx.gather_mm(x, weight.swapaxes(-1, -2), rhs_indices=chosen)
+        scales, biases = self._coded(path)
+        return mx.gather_qmm(
+            x,
+            weight,
+            scales,
+            biases,
+            rhs_indices=chosen,
+            group_size=form.group_size,
+            bits=form.bits,
+            mode=form.mode,
+        )
 
     def norm(self, path: str, x: mx.array) -> mx.array:
         """RMSNorm or LayerNorm; nothing where the module has none."""
@@ -246,6 +264,8 @@ class MlxEncoder:
 
     def _feed_forward(self, stem: str, block: Block, x: mx.array) -> mx.array:
         arrays, stem = self._arrays, f"{stem}.feed_forward"
+        if block.experts_used:
+            return self._mixture(stem, block, x)
         up = arrays.linear(f"{stem}.up", x)
         if block.is_up_fused:
             gate, up = mx.split(up, 2, axis=-1)
@@ -255,6 +275,17 @@ class MlxEncoder:
         else:
             inner = _activated(block.activation, up)
         return arrays.linear(f"{stem}.down", inner)
+
+    def _mixture(self, stem: str, block: Block, x: mx.array) -> mx.array:
+        """Experts without gates, each times its share of the softmax over all of them."""
+        arrays = self._arrays
+        shares = mx.softmax(arrays.linear(f"{stem}.router", x), axis=-1, precise=True)
+        chosen = mx.argpartition(-shares, block.experts_used - 1, axis=-1)
+        chosen = chosen[..., : block.experts_used]
+        inner = arrays.experts(f"{stem}.up_proj", x[..., None, None, :], chosen)
+        found = arrays.experts(f"{stem}.down_proj", _activated(block.activation, inner), chosen)
+        weights = mx.take_along_axis(shares, chosen, axis=-1)[..., None]
+        return (found.squeeze(-2) * weights).sum(axis=-2)
 
     # ---- pooling ----
 

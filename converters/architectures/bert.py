@@ -1,7 +1,8 @@
-"""`bert`, `nomic-bert`, `jina-bert-v2`: encoders whose norms come after each branch is added.
+"""`bert`, `nomic-bert(-moe)`, `jina-bert-v2`: encoders whose norms come after each branch is added.
 
 Source: llama.cpp, `llm_build_bert`: LayerNorm; bert adds learned positions and GELU; nomic-bert
-rotates NEOX halves and gates with SiLU; jina-bert-v2 biases its scores by distance (ALiBi, slopes
+rotates NEOX halves and gates with SiLU, or as a mixture has neither gate but experts in every n-th
+block; jina-bert-v2 biases its scores by distance (ALiBi, slopes
 from 8), gates with GELU, and in its code models norms q, k and the sum with the input once more.
 GELU is the exact one, as in the original implementations; llama.cpp's is its tanh approximation.
 """
@@ -10,21 +11,20 @@ from __future__ import annotations
 
 from converters.architectures import decoder
 from converters.architectures.attention import grouped_attention
+from converters.architectures.experts import Experts
 from converters.architectures.header import Header
 from converters.architectures.mixers import Attention
+from converters.architectures.mixture import plain_experts
 from converters.architectures.model import BlockShape, Encoder, ModelShape, RopeRecipe
 from converters.architectures.parts import FeedForward, Linear, Norm
 from converters.architectures.rope_recipe import rope_recipe
-from converters.errors import MalformedFile, Unsupported
+from converters.errors import MalformedFile
 
 ALIBI_BIAS = 8.0
 POOLED_MEAN = 1
 
 
 def describe(header: Header) -> ModelShape:
-    """Raises Unsupported for mixtures of experts."""
-    if header.count("moe_every_n_layers", 0):
-        raise Unsupported(f"{header.architecture} with experts is not supported yet")
     embedding = header.linear("token_embd")
     width = embedding.columns
     ropes: dict[str, RopeRecipe] = {}
@@ -47,7 +47,7 @@ def describe(header: Header) -> ModelShape:
 
 
 def _rope(header: Header) -> str:
-    return "global" if header.architecture == "nomic-bert" else ""
+    return "global" if header.architecture in ("nomic-bert", "nomic-bert-moe") else ""
 
 
 def _context_length(header: Header) -> int:
@@ -117,10 +117,13 @@ def _attention(header: Header, index: int) -> Attention:
     )
 
 
-def _feed_forward(header: Header, index: int) -> FeedForward:
+def _feed_forward(header: Header, index: int) -> FeedForward | Experts:
+    period = header.count("moe_every_n_layers", 0)
+    if period and index % period == 1:
+        return plain_experts(header, index)
     if header.architecture == "nomic-bert":
         return decoder.gated_feed_forward(header, index)
-    if header.architecture == "bert":
+    if header.architecture in ("bert", "nomic-bert-moe"):
         return decoder.plain_feed_forward(header, index, "gelu")
     if header.has_tensor(f"blk.{index}.ffn_gate.weight"):
         return decoder.gated_feed_forward(header, index, activation="gelu")

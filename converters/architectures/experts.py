@@ -27,6 +27,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     the chosen ones where `is_normalised`. `selection_bias` [count] is added for choosing only.
     `shared` is added, times sigmoid(shared_gate x) where that is there.
     `is_gate_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
+    `activation` "gelu": experts without a gate, down(gelu(up x)), and `gate` is None.
     """
 
     count: int
@@ -36,6 +37,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     down: ExpertMatrix
     gate: ExpertMatrix | None = None
     is_gate_up_fused: bool = False
+    activation: Literal["swiglu", "gelu"] = "swiglu"
     gating: Literal["softmax", "sigmoid"] = "softmax"
     is_normalised: bool = True
     scale: float = 1.0

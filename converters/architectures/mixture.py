@@ -66,6 +66,25 @@ def experts(
     )
 
 
+def plain_experts(header: Header, index: int) -> Experts:
+    """Experts without gates, bent by GELU, each with its share of the softmax over all of them."""
+    stem, width = f"blk.{index}.ffn", header.width
+    router = header.linear(f"{stem}_gate_inp", columns=width)
+    count, used = router.rows, header.count("expert_used_count")
+    if not 0 < used <= count:
+        raise MalformedFile(f"{header.architecture}.expert_used_count is {used} of {count}")
+    up = _matrix(header, f"{stem}_up_exps", count, columns=width)
+    return Experts(
+        count=count,
+        used=used,
+        router=router,
+        up=up,
+        down=_matrix(header, f"{stem}_down_exps", count, rows=width, columns=up.rows),
+        activation="gelu",
+        is_normalised=False,
+    )
+
+
 def _matrix(
     header: Header, stem: str, count: int, *, rows: int = 0, columns: int = 0
 ) -> ExpertMatrix:

@@ -54,6 +54,7 @@ ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
     "llama": llama.describe,
     "mistral3": mistral3.describe,
     "nomic-bert": bert.describe,
+    "nomic-bert-moe": bert.describe,
     "olmo2": olmo2.describe,
     "phi3": phi3.describe,
     "qwen2": qwen2.describe,

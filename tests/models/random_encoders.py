@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from tests.models.random_decoders import gemma3_weights, qwen3_weights
+from tests.models.random_mixtures import EXPERTS, USED, router
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -64,6 +65,26 @@ def nomic_weights(shape: Shape) -> Iterator[Weight]:
         yield from gated_feed_forward(prefix, shape)
 
 
+def nomic_moe_weights(shape: Shape) -> Iterator[Weight]:
+    """Experts without gates in every second block."""
+    yield from embeddings(shape)
+    for index in range(shape.blocks):
+        prefix, inner, width = f"blk.{index}.", shape.feed_forward, shape.embedding
+        yield from fused_attention(prefix, shape)
+        yield bias(f"{prefix}attn_qkv.bias", 3 * width)
+        yield bias(f"{prefix}attn_output.bias", width)
+        yield from post_norms(prefix, shape)
+        if index % 2:
+            yield router(prefix, shape)
+            yield Weight(f"{prefix}ffn_up_exps.weight", (EXPERTS, inner, width), width**-0.5)
+            yield Weight(f"{prefix}ffn_down_exps.weight", (EXPERTS, width, inner), inner**-0.5)
+            continue
+        yield matrix(f"{prefix}ffn_up.weight", inner, width)
+        yield bias(f"{prefix}ffn_up.bias", inner)
+        yield matrix(f"{prefix}ffn_down.weight", width, inner)
+        yield bias(f"{prefix}ffn_down.bias", width)
+
+
 def jina_weights(shape: Shape) -> Iterator[Weight]:
     """The English models: gate apart, a bias below."""
     yield from embeddings(shape)
@@ -105,8 +126,9 @@ def bert_metadata(pooling: int) -> dict[str, Value]:
 
 
 def bert_like(name: str, weights: Weights, pooling: int = MEAN, **more: Value) -> Architecture:
-    """Keyword arguments are metadata, with `_` for the dot after the first word."""
-    metadata = bert_metadata(pooling) | {key.replace("_", ".", 1): more[key] for key in more}
+    """Keyword arguments are metadata; of `rope` with `_` for the dot after the first word."""
+    keys = {key: key.replace("_", ".", 1) if key.startswith("rope") else key for key in more}
+    metadata = bert_metadata(pooling) | {keys[key]: more[key] for key in more}
     types: dict[str, Value] = {"tokenizer.ggml.token_type_count": 2}
     return Architecture(name, weights, lambda _shape: metadata, whole_metadata=types)
 
@@ -116,6 +138,13 @@ ENCODERS: dict[str, Architecture] = {
     "bert-cls": bert_like("bert", bert_weights, CLS),
     "bert-rank": bert_like("bert", bert_rank_weights, RANK),
     "nomic-bert": bert_like("nomic-bert", nomic_weights, rope_freq_base=1000.0),
+    "nomic-bert-moe": bert_like(
+        "nomic-bert-moe",
+        nomic_moe_weights,
+        moe_every_n_layers=2,
+        expert_count=EXPERTS,
+        expert_used_count=USED,
+    ),
     "jina-bert-v2": bert_like("jina-bert-v2", jina_weights),
     "jina-bert-v2-code": bert_like("jina-bert-v2", jina_code_weights),
     "qwen3-embedding": Architecture(

@@ -79,8 +79,9 @@ def test_vectors_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: st
 
 
 @pytest.mark.parametrize("types", ["Q8_0", "Q4_K", "F16"])
-def test_quantised_encoders_stay_near(tmp_path: pathlib.Path, types: str):
-    path = make_gguf(tmp_path / "model.gguf", architecture="bert", types=types, kv_heads=4)
+@pytest.mark.parametrize("architecture", ["bert", "nomic-bert-moe"])
+def test_quantised_encoders_stay_near(tmp_path: pathlib.Path, architecture: str, types: str):
+    path = make_gguf(tmp_path / "model.gguf", architecture=architecture, types=types, kv_heads=4)
     loop = EncoderLoop(converted_file(path))
     texts = texts_of(loop.artifact.vocabulary)
     with LlamaCpp(path, context=CONTEXT, is_encoder=True) as model:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.parity
 
 # llama.cpp's GELU is the tanh one, by a table of half floats.
 NEAR = 1e-5
+# ONNX Runtime's operator for experts has that one, too.
+OTHER_GELU = {"nomic-bert-moe"}
 
 
 def made(folder: pathlib.Path, architecture: str, types: str) -> pathlib.Path:
@@ -50,11 +52,12 @@ def test_vectors_are_those_of_llama_cpp_and_of_the_other_target(
             expected = model.embed(ids)[: len(found)]
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
             assert cosine(found, expected) > 1 - NEAR
-            np.testing.assert_allclose(found, other, rtol=0, atol=2e-5)
+            near = 5e-4 if architecture in OTHER_GELU else 2e-5
+            np.testing.assert_allclose(found, other, rtol=0, atol=near)
 
 
 @pytest.mark.parametrize("types", ["Q8_0", "Q4_K", "F16"])
-@pytest.mark.parametrize("architecture", ["bert", "gemma-embedding"])
+@pytest.mark.parametrize("architecture", ["bert", "gemma-embedding", "nomic-bert-moe"])
 def test_quantised_encoders_stay_near(tmp_path: pathlib.Path, architecture: str, types: str):
     path, texts = made(tmp_path, architecture, types), texts_of(700)
     with LlamaCpp(path, context=CONTEXT, is_encoder=True) as model:

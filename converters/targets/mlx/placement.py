@@ -130,6 +130,8 @@ def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) 
 def _expert_parts(experts: Experts) -> list[tuple[str, ExpertMatrix, tuple[int, int]]]:
     """(role, matrix, which of how many equal parts of its rows)."""
     down = ("down", experts.down, (0, 1))
+    if experts.activation == "gelu":
+        return [("up", experts.up, (0, 1)), down]
     if experts.gate is None:
         return [("gate", experts.up, (0, 2)), ("up", experts.up, (1, 2)), down]
     return [("gate", experts.gate, (0, 1)), ("up", experts.up, (0, 1)), down]

@@ -86,8 +86,10 @@ def plan_stacks(
 def _gate_up(
     experts: Experts, tensors: dict[str, TensorInfo]
 ) -> Iterator[tuple[ExpertMatrix, int, int]]:
-    """(matrix, first row, rows) of gate, then of up."""
-    if experts.gate:
+    """(matrix, first row, rows) of gate, then of up; of up alone where there is no gate."""
+    if experts.activation == "gelu":
+        yield experts.up, 0, experts.up.rows
+    elif experts.gate:
         yield experts.gate, 0, experts.gate.rows
         yield experts.up, 0, experts.up.rows
     else:

@@ -97,6 +97,8 @@ def _routing(parts: Parts, scores: str, shape: Experts) -> tuple[str, str]:
 
 
 def _activation(shape: Experts) -> dict[str, int | float | str]:
+    if shape.activation == "gelu":
+        return {"k": shape.used, "activation_type": "gelu"}
     options: dict[str, int | float | str] = {
         "k": shape.used,
         "activation_type": "swiglu",

@@ -116,7 +116,6 @@ def test_each_is_tried_by_a_random_model():
         ("deepseek2", {"deepseek2.expert_group_count": 4}, "4 groups"),
         ("deepseek2", {"deepseek2.expert_gating_func": 9}, "expert_gating_func 9"),
         ("glm4", {"glm4.rope.dimension_sections": np.array([1, 2])}, "dimension_sections"),
-        ("nomic-bert", {"nomic-bert.moe_every_n_layers": 2}, "experts"),
         ("bert", {"bert.pooling_type": 7}, "pooling_type 7"),
         ("llama", {"llama.attention.causal": False}, "no pooling"),
     ],

@@ -6,6 +6,7 @@ bias has no array, the module has none.
 
 from __future__ import annotations
 
+from converters.architectures.experts import Experts
 from converters.architectures.mixers import Attention
 from converters.architectures.model import BlockShape, Encoder, ModelShape
 from converters.architectures.parts import FeedForward
@@ -31,6 +32,8 @@ _NAMES = Names(
     up="feed_forward.up",
     fused_up="feed_forward.up",
     down="feed_forward.down",
+    router="feed_forward.router",
+    experts="feed_forward",
     attention_norm="attention_norm",
     post_attention_norm="post_attention_norm",
     feed_forward_norm="feed_forward_norm",
@@ -68,8 +71,6 @@ def _ends_in_tanh(encoder: Encoder) -> bool:
 
 def _block(model: ModelShape, block: BlockShape) -> Config:
     attention, network = attention_of(block), block.feed_forward
-    if not isinstance(network, FeedForward):
-        raise Unsupported(f"{model.architecture} with experts is not supported on MLX yet")
     _refuse(model, attention)
     return {
         "heads": attention.heads,
@@ -80,10 +81,19 @@ def _block(model: ModelShape, block: BlockShape) -> Config:
         "interleaved": attention.interleaved,
         "window": attention.window,
         "alibi_bias": attention.alibi_bias,
-        "activation": network.activation,
-        "is_up_fused": network.is_up_fused,
         "residual_scale": block.residual_scale,
-    }
+    } | (_experts(model, network) if isinstance(network, Experts) else _dense(network))
+
+
+def _dense(network: FeedForward) -> Config:
+    return {"activation": network.activation, "is_up_fused": network.is_up_fused}
+
+
+def _experts(model: ModelShape, experts: Experts) -> Config:
+    """Only those without gates: no file with others gives vectors."""
+    if experts.activation != "gelu":
+        raise Unsupported(f"vectors from {model.architecture} with experts, on MLX")
+    return {"activation": "gelu", "is_up_fused": False, "experts_used": experts.used}
 
 
 def _refuse(model: ModelShape, attention: Attention) -> None:

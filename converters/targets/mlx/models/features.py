@@ -100,6 +100,7 @@ def _block_features(block: BlockShape) -> Iterator[str]:
 
 def _expert_features(experts: Experts) -> Iterator[str]:
     yield "experts"
+    yield from _when("experts without gates", experts.activation == "gelu")
     is_bare = experts.shared is not None and experts.shared_gate is None
     yield from _when("shared expert", experts.shared is not None and not is_bare)
     yield from _when("shared expert without gate", is_bare)
