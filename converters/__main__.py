@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--input", type=pathlib.Path, help="a folder of safetensors")
     importing.add_argument("--file", nargs=2, action="append", metavar=("NAME", "PATH"))
     importing.add_argument("--name", default="", help="what the model calls itself")
+    adapter = _watched(commands.add_parser("import-adapter"), _import_adapter)
+    adapter.add_argument("--file", nargs=2, action="append", metavar=("NAME", "PATH"))
+    adapter.add_argument("--base", required=True, type=pathlib.Path, help="the base model's GGUF")
     return parser
 
 
@@ -221,6 +224,24 @@ def _import(options: argparse.Namespace) -> None:
 
         made = import_model(files, options.name, final, Progress())
     write_line(done=True, digest=made.digest, file_bytes=made.file_bytes, notes=made.notes)
+
+
+def _import_adapter(options: argparse.Namespace) -> None:
+    """PEFT's two files, for one base."""
+    from converters.gguf import read_header
+    from converters.imports.folder import ModelFiles
+
+    final = options.output.absolute()
+    paths = {name: pathlib.Path(path) for name, path in options.file or ()}
+    prepare(final)
+    with contextlib.ExitStack() as stack:
+        files = ModelFiles(paths, stack)
+        base = stack.enter_context(options.base.open("rb"))
+        _confine_to(options, [*paths.values(), options.base], final.parent)
+        from converters.imports.peft import import_adapter
+
+        file_bytes = import_adapter(files, read_header(base), final, Progress())
+    write_line(done=True, file_bytes=file_bytes)
 
 
 def _confine(

@@ -13,6 +13,7 @@ from daemon.cli.client import Client, ClientError
 from daemon.cli.terminal import ProgressLine
 from daemon.errors import Invalid
 from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
+from daemon.models.resolved import ONLY_ONE_ADAPTER
 from daemon.models.tensor_folder import folder_files
 
 _CHUNK_BYTES = 1 << 20
@@ -69,11 +70,14 @@ def _create_body(client: Client, modelfile: Modelfile, folder: pathlib.Path) -> 
             body.setdefault("files", {}).update(_uploaded(client, file))
         else:
             body["from"] = source
-    for source in modelfile.values("adapter"):
+    adapters = modelfile.values("adapter")
+    if len(adapters) > 1:
+        raise ClientError(ONLY_ONE_ADAPTER)
+    for source in adapters:
         file = folder / pathlib.Path(source).expanduser()
-        if not file.is_file():
-            raise ClientError(f"ADAPTER {source}: {file} is not a file")
-        body.setdefault("adapters", {})[file.name] = upload(client, file)
+        if not file.exists():
+            raise ClientError(f"ADAPTER {source}: {file} is not a file or a folder")
+        body["adapters"] = _uploaded(client, file)
     for name in ("template", "system", "renderer", "parser", "requires"):
         if value := modelfile.last(name):
             body[name] = value

@@ -19,9 +19,12 @@ from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, LoadFailed, NoSpace, NotFound, NotYet
 from daemon.models import manifest as media
 from daemon.models.create_adapter import (
+    PEFT_FILES,
     adapter_file,
     adapter_layer,
     convert_adapter,
+    import_adapter,
+    peft_files,
     weights_layer,
     with_adapter,
 )
@@ -150,10 +153,12 @@ class Creator:
                 async for step in steps:
                     yield step
         if request.adapters is not None:
-            yield CreateStatus(status="parsing GGUF")
-            await self._add_adapter(draft, request.adapters)
+            async with contextlib.aclosing(self._add_adapter(draft, request.adapters)) as steps:
+                async for step in steps:
+                    yield step
         used = [*_digests(request.files), *_digests(request.adapters)]
-        used += [layer.digest[-64:] for layer in draft.layers if layer.media_type == media.MODEL]
+        kinds = (media.MODEL, media.ADAPTER)
+        used += [layer.digest[-64:] for layer in draft.layers if layer.media_type in kinds]
         with self._store.pinned(used):
             if request.files or request.adapters:
                 async with contextlib.aclosing(self._convert(draft)) as steps:
@@ -254,16 +259,27 @@ class Creator:
         if layer.media_type == media.MODEL:
             draft.inspection = inspection
 
-    async def _add_adapter(self, draft: _Draft, adapters: dict[str, str]) -> None:
+    async def _add_adapter(
+        self, draft: _Draft, adapters: dict[str, str]
+    ) -> AsyncGenerator[CreateStatus]:
         """Raises what says that it is not for these weights, before anything is converted."""
-        file_name, digest = adapter_file(adapters)
+        weights, listed = weights_layer(draft.layers), peft_files(adapters)
+        if listed:
+            digests: list[str] = []
+            steps = import_adapter(self._store, self._conversions, listed, weights, digests.append)
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    yield step
+            file_name, digest = PEFT_FILES[1], digests[0]
+        else:
+            yield CreateStatus(status="parsing GGUF")
+            file_name, digest = adapter_file(adapters)
         layer = await adapter_layer(self._store, self._conversions, file_name, digest)
         draft.layers = with_adapter(draft.layers, layer)
         if draft.inspection is None:
             raise LoadFailed("the weights that the adapter is for cannot be read")
-        weights = parse_digest(weights_layer(draft.layers).digest)
         target = await self.target_for(draft.inspection)
-        await self._conversions.check_adapter(digest, weights, target)
+        await self._conversions.check_adapter(digest, parse_digest(weights.digest), target)
 
     async def target_for(self, inspection: Inspection) -> str:
         """What these weights are converted to here. Raises NotYet with the reasons against it."""

@@ -1,4 +1,4 @@
-"""The adapter of a create request: told apart, looked at, matched with the weights it is for.
+"""The adapter of a create request, a GGUF or PEFT's two files: told apart, looked at, matched with the weights it is for.
 
 One adapter belongs to a model. Whether it fits is known before anything is written or converted.
 """
@@ -7,28 +7,80 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import pathlib
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
 
 from daemon.errors import Invalid, NotYet
 from daemon.models import manifest as media
-from daemon.models.create_files import file_size
+from daemon.models.create_files import file_size, tensor_files, uploaded
 from daemon.models.create_request import CreateStatus
+from daemon.models.importing import Source, import_tensors
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import Layer, parse_digest
 from daemon.models.resolved import ONLY_ONE_ADAPTER
 from daemon.models.store import Store
 
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class AdapterSource(Source, frozen=True, kw_only=True):
+    """PEFT's files, for the weights at `base`."""
+
+    base: pathlib.Path
+
+    def arguments(self) -> tuple[str, ...]:
+        given = ["import-adapter", "--base", str(self.base)]
+        for name, path in self.files:
+            given += ["--file", name, str(path)]
+        return tuple(given)
+
 
 def adapter_file(adapters: dict[str, str]) -> tuple[str, str]:
-    """(base name, hex digest) of the one file. Raises Invalid, NotYet."""
+    """(base name, hex digest) of the one file. Raises Invalid."""
     if not adapters:
         raise Invalid("no files provided to convert")
-    names = [path.rsplit("/", 1)[-1] for path in adapters]
-    if any(name.endswith(".safetensors") for name in names):
-        raise NotYet("adapters from safetensors are not supported by this version yet")
     if len(adapters) > 1:
         raise Invalid(ONLY_ONE_ADAPTER)
-    return names[0], parse_digest(next(iter(adapters.values())))
+    path, digest = next(iter(adapters.items()))
+    return path.rsplit("/", 1)[-1], parse_digest(digest)
+
+
+def peft_files(adapters: dict[str, str]) -> list[tuple[str, str]]:
+    """(name, hex digest) of PEFT's two files; empty for other adapters. Raises Invalid, NotYet."""
+    named = [(path.rsplit("/", 1)[-1], digest) for path, digest in tensor_files(adapters)]
+    kept = [(name, digest) for name, digest in named if name in PEFT_FILES]
+    tensors = [name for name, _ in named if name.endswith(".safetensors")]
+    if len(tensors) > 1 or len(kept) > len(PEFT_FILES):
+        raise Invalid(ONLY_ONE_ADAPTER)
+    if named and len(kept) < len(PEFT_FILES):
+        raise NotYet(
+            f"an adapter of safetensors is {' and '.join(PEFT_FILES)}, as PEFT writes them;"
+            f" {tensors[0]} is not supported"
+        )
+    return kept
+
+
+async def import_adapter(
+    store: Store,
+    conversions: Conversions,
+    listed: list[tuple[str, str]],
+    weights: Layer,
+    tell_digest: Callable[[str], object],
+) -> AsyncGenerator[CreateStatus]:
+    """PEFT's files become a GGUF adapter of ours. Raises as `import_tensors` does."""
+    with store.pinned([*(digest for _, digest in listed), parse_digest(weights.digest)]):
+        source = AdapterSource(
+            name="adapter",
+            files=uploaded(store.blobs, listed),
+            base=store.blobs.path(parse_digest(weights.digest)),
+        )
+        steps = import_tensors(store, conversions, source, tell_digest)
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                words = step.status.replace("converting model", "converting adapter")
+                yield msgspec.structs.replace(step, status=words)
 
 
 async def adapter_layer(

@@ -10,6 +10,7 @@ import pytest
 
 from backends.select import Choice
 from converters.artifact import adapter_folder, read_adapter, variant_folder
+from converters.gguf import read_header
 from daemon.errors import DaemonError, Invalid, LoadFailed, NotYet
 from daemon.models import manifest as media
 from daemon.models.artifact_collection import ArtifactCollector
@@ -20,6 +21,7 @@ from daemon.models.jobs import CONVERTER_COMMAND
 from daemon.models.name import parse_name
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.placement import ArtifactPlacer
+from tests.converters.imports.test_peft import Folder
 from tests.daemon.models.registry.pulling import CONFIG, PullingShelf, texts
 from tests.daemon.models.shelf import TARGET, hex_of
 from tests.models.random_adapter import make_adapter, random_matrices
@@ -133,6 +135,36 @@ async def test_what_does_not_fit_is_refused_before_anything_is_written(
         await shelf.create(model="m", files=weights, adapters=adapters)
     assert shelf.store.names() == []
     assert not shelf.artifacts.exists() or list(shelf.artifacts.iterdir()) == []
+
+
+async def test_a_peft_folder_becomes_a_gguf_adapter(
+    shelf: PullingShelf, files: Files, tmp_path: pathlib.Path
+) -> None:
+    await shelf.make("base", files.base)
+    matrices = {"self_attn.q_proj": "attn_q", "mlp.down_proj": "ffn_down"}
+    folder = Folder(tmp_path / "peft", files.path, matrices, blocks=1, heads=2, kv_heads=1).write()
+    adapters = {
+        f"checkpoint/{path.name}": f"sha256:{await shelf.put(path.read_bytes())}"
+        for path in folder.iterdir()
+    }
+    statuses = await shelf.create(model="tuned", source="base", adapters=adapters)
+    assert [s for s in dict.fromkeys(statuses) if "convert" in s] == ["converting adapter"]
+    (adapter,) = resolve(shelf, "tuned").require_adapters()
+    assert len(read_header(adapter.path).tensors) == 4
+    folder = shelf.conversions.adapter_folder(adapter.digest, hex_of(files.base), TARGET)
+    assert folder.is_dir()
+    assert sorted(each.name for each in shelf.artifacts.iterdir() if each.is_dir()) == sorted(
+        (adapter.digest, hex_of(files.base))
+    )
+    digest = next(iter(adapters.values()))
+    for names, error, says in (
+        (("adapters.safetensors", "adapter_config.json"), NotYet, "as PEFT writes them"),
+        (("a.safetensors", "b.safetensors"), Invalid, "only one adapter"),
+        (("adapter_model.bin", "a.safetensors"), NotYet, "pickled weights"),
+    ):
+        with pytest.raises(error, match=says):
+            given = dict.fromkeys(names, digest)
+            await shelf.create(model="x", source="base", adapters=given)
 
 
 async def test_a_second_adapter_is_refused(shelf: PullingShelf, files: Files) -> None:
