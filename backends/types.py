@@ -110,9 +110,12 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="rank"):
+    """How well each document answers the query. With `truncate` long documents are cut to fit."""
+
     request_id: RequestId
     query: str
     documents: tuple[str, ...]
+    truncate: bool = True
 
 
 class CountTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="count"):
@@ -144,6 +147,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
 
     `rows` is how many requests may decode together; `kv_bytes` bounds all KV caches (0: chosen by the
     engine); `threads` 0 lets the engine choose; `precise` turns integer activations off.
+    `prefix_cache_bytes` > 0: what all models together may keep of prompts below `cache_folder`.
     """
 
     request_id: RequestId
@@ -157,6 +161,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
     threads: int = 0
     precise: bool = False
     cache_folder: str = ""
+    prefix_cache_bytes: int = 0
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="loaded"):
@@ -235,9 +240,16 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     prompt_tokens: int = 0
 
 
-class Ranked(msgspec.Struct, frozen=True, kw_only=True, tag="ranked"):
+class Ranked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="ranked"):
+    """A score for each document, higher is better, as the model's head gives it.
+
+    `prompt_tokens` counts ids of all pairs, `dropped_tokens` those of documents that were cut.
+    """
+
     request_id: RequestId
     scores: tuple[float, ...]
+    prompt_tokens: int = 0
+    dropped_tokens: int = 0
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):

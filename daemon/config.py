@@ -46,6 +46,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `name` empty: the machine's. `models_foreign`: the store is one that OLLAMA_MODELS named, so it
     is read-only until adopted. `foreign` are folders of other programs whose models are served too,
     never written; `create_path` lets clients of /api/create name files of this machine.
+    `prefix_cache_bytes` > 0 keeps what was computed for prompts on disk, so much in all.
     `memory_artifacts` is a folder in memory for artifacts that fit on no disk; None: there is none.
     """
 
@@ -74,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pull_quiet_hours: QuietHours | None = None
     registries: tuple[str, ...] = ()
     memory_artifacts: pathlib.Path | None = None
+    prefix_cache_bytes: int = 0
 
     @property
     def is_loopback(self) -> bool:
@@ -196,6 +198,14 @@ def parse_rate(text: str) -> int:
     return int(rate)
 
 
+def parse_size(text: str) -> int:
+    """Bytes: a number with K, M or G (decimal), such as 500M or 4G; 0 for none."""
+    try:
+        return parse_rate(text)
+    except ValueError:
+        raise ValueError("is not a size such as 500M or 4G (bytes)") from None
+
+
 def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (trimmed(part) for part in text.split(","))))
 
@@ -304,6 +314,7 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         pull_bytes_per_second=settings.read("pull_rate", parse_rate, 0),
         pull_quiet_hours=settings.read("pull_quiet_hours", parse_quiet_hours, None),
         registries=settings.read("registries", _parse_list, ()),
+        prefix_cache_bytes=settings.read("prefix_cache_bytes", parse_size, 0),
         memory_artifacts=settings.read("memory_artifacts", _parse_memory_folder, _memory_folder()),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -69,6 +69,15 @@ class Engine(Protocol):
     def status(self) -> EngineStatus: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Rests(Protocol):
+    """An engine that has something to do in pauses, such as writing its prefix cache to disk."""
+
+    def rest(self) -> bool:
+        """A few milliseconds of work that nobody waits for. False: nothing is left to do."""
+        ...
 
 
 class Backend(Protocol):

@@ -42,6 +42,11 @@ class Pace:
         self._ids_per_second = 0.0
         self._decode_seconds = 0.0
 
+    @property
+    def seconds_per_id(self) -> float:
+        """Of prefilling; 0 before anything was measured."""
+        return 1.0 / self._ids_per_second if self._ids_per_second > 0 else 0.0
+
     def chunk(self, remaining: int, *, is_decoding: bool) -> int:
         gap = DECODE_GAP_SECONDS - self._decode_seconds if is_decoding else ALONE_SECONDS
         seconds = max(gap, 0.0) * _HEADROOM

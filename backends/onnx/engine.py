@@ -55,13 +55,14 @@ class OnnxEngine:
         rows: KeyValueRows,
         cache: PrefixCache,
         capabilities: EngineCapabilities,
+        pace: Pace | None = None,
     ) -> None:
         self.capabilities = capabilities
         self._graph: BoundGraph | None = graph
         self._embedding = embedding
         self._rows = rows
         self._cache = cache
-        self._pace = Pace()
+        self._pace = pace or Pace()
         self._costs = RunCosts()
         self._waiting: deque[Applicant] = deque()
         self._prefilling: list[Seat] = []
@@ -354,6 +355,10 @@ class OnnxEngine:
             raise EngineError("unsupported", "this model cannot make embeddings")
         source = VectorSource(self._graph, self._embedding, self._cache)
         return [source.vector(ids, self.capabilities) for ids in batch]
+
+    def rest(self) -> bool:
+        """`Rests`: what is kept of finished requests goes to disk, where that is asked for."""
+        return self._graph is not None and self._cache.rest()
 
     def status(self) -> EngineStatus:
         return EngineStatus(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 
 import numpy as np
@@ -9,14 +10,18 @@ import onnxruntime as ort
 
 from backends.engine.contract import Engine, EngineCapabilities
 from backends.engine.machine_memory import available_memory_bytes
+from backends.engine.pace import Pace
+from backends.engine.prefix_files import PrefixFiles
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.adapter import load_adapter
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.encoder import OnnxEncoder
 from backends.onnx.engine import OnnxEngine
+from backends.onnx.fingerprint import runtime_fingerprint
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
+from backends.onnx.saved_rows import SavedRows
 from backends.onnx.session import open_session
 from backends.types import (
     EngineError,
@@ -29,6 +34,8 @@ from converters.artifact import (
     OnnxGraph,
     read_artifact,
 )
+
+logger = logging.getLogger(__name__)
 
 # Fewer positions than this are no context that anything can be answered in.
 MIN_CONTEXT = 16
@@ -80,10 +87,36 @@ def _load_decoder(
         # Integer activations make a row's numbers independent of its neighbours; fp32 sums do not.
         reproducible_batches=not (load.precise or artifact.precise),
     )
-    cache = PrefixCache(rows, max_idle=idle_rows(active))
+    pace = Pace()
+    saved = _saved_rows(load, artifact, rows, pace)
+    cache = PrefixCache(rows, max_idle=idle_rows(active), saved=saved)
     return OnnxEngine(
-        graph=graph, embedding=embedding, rows=rows, cache=cache, capabilities=capabilities
+        graph=graph,
+        embedding=embedding,
+        rows=rows,
+        cache=cache,
+        capabilities=capabilities,
+        pace=pace,
     )
+
+
+def _saved_rows(load: Load, artifact: Artifact, rows: KeyValueRows, pace: Pace) -> SavedRows | None:
+    """None unless asked for; a disk that does not play along costs the cache, not the model."""
+    if not (load.prefix_cache_bytes and load.cache_folder) or rows.states:
+        return None
+    root = pathlib.Path(load.cache_folder)
+    folder = root / artifact.source / runtime_fingerprint(load, artifact) / "prefixes"
+    try:
+        files = PrefixFiles(
+            root,
+            folder,
+            quota_bytes=load.prefix_cache_bytes,
+            position_bytes=rows.position_bytes,
+        )
+    except OSError as error:
+        logger.warning("the prefix cache on disk cannot be used: %s", error)
+        return None
+    return SavedRows(rows, files, lambda: pace.seconds_per_id)
 
 
 def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.InferenceSession:

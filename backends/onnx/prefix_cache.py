@@ -2,7 +2,7 @@
 
 An idle row is taken over by a request that goes on where it ends; else what both share is copied
 into a fresh row. What is kept never stands in the way of work: the longest unused goes first, when
-its bytes, its row or its age say so. Nothing is kept on disk.
+its bytes, its row or its age say so. With `SavedRows` what is kept is also on disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from backends.engine.prefix_index import Match, Prefix, PrefixIndex
 from backends.onnx.rows import KeyValueRows, Row
+from backends.onnx.saved_rows import SavedRows
 from backends.types import GenerateRequest
 
 # Fewer ids are prefilled again sooner than found.
@@ -39,10 +40,12 @@ class PrefixCache:
         *,
         max_idle: int,
         clock: Callable[[], float] = time.monotonic,
+        saved: SavedRows | None = None,
     ) -> None:
         self._rows = rows
         self._max_idle = max_idle
         self._clock = clock
+        self._saved = saved
         self._index: PrefixIndex[Row] = PrefixIndex()
         self._idle: dict[Row, float] = {}  # used last at; the longest unused first
 
@@ -70,14 +73,26 @@ class PrefixCache:
                 self.drop(match.key)  # the new one says all that it said
         self._index.put(row, prefix)
         self._idle[row] = self._clock()
+        if self._saved is not None:
+            self._saved.note(row, prefix)
         if len(self._idle) > self._max_idle:
             self.drop(next(iter(self._idle)))
 
     def drop(self, row: Row) -> None:
         """Gives the row back, whatever it was."""
+        self._leave_alone(row)
         self._index.remove(row)
         self._idle.pop(row, None)
         self._rows.release(row)
+
+    def _leave_alone(self, row: Row) -> None:
+        """Nobody writes it to disk any more."""
+        if self._saved is not None:
+            self._saved.forget(row)
+
+    def rest(self) -> bool:
+        """A little work in a pause. False: there is none."""
+        return self._saved is not None and self._saved.rest()
 
     def holds(self, row: Row, ids: Sequence[int]) -> bool:
         """Whether `row` still begins with `ids`."""
@@ -107,6 +122,9 @@ class PrefixCache:
             return None
         self.drop_old()
         match = self._best(request, exact=exact)
+        held = match.shared if match else 0
+        if not request.reproducible and (row := self._read_back(request, positions, held, exact)):
+            return Seating(row, row.length, None)
         if match is None:
             row = self._take(positions, None)
             return Seating(row, 0, None) if row else None
@@ -120,6 +138,23 @@ class PrefixCache:
         if row is not None:
             return Seating(row, match.shared, source)
         return self._take_over(match, positions) if source in self._idle else None
+
+    def _read_back(
+        self, request: GenerateRequest, positions: int, held: int, exact: bool
+    ) -> Row | None:
+        """A fresh row with more of the prompt than memory holds; None where the disk has no such."""
+        if self._saved is None:
+            return None
+        prefix, most = _prefix(request, request.prompt_ids), len(request.prompt_ids) - 2
+        if not self._saved.saves(prefix, most=most, held=held, exact=exact):
+            return None
+        row = self._take(positions, None)
+        if row is None:
+            return None
+        if self._saved.fill(row, prefix, most=most, held=held, exact=exact):
+            return row
+        self._rows.release(row)
+        return None
 
     def fresh_row(self, positions: int) -> Row | None:
         """A row that has nothing to do with what is kept."""
@@ -154,6 +189,7 @@ class PrefixCache:
                 return None
             self.drop(victim)
         self._index.remove(row)
+        self._leave_alone(row)
         del self._idle[row]
         return Seating(row, match.shared, None)
 

@@ -144,6 +144,11 @@ class KeyValueRows:
         )
         return (held + positions) * self.position_bytes <= self._budget_bytes
 
+    @property
+    def is_quiet(self) -> bool:
+        """No request has a row."""
+        return all(row.is_idle for row in self._taken.values())
+
     def take(self, positions: int) -> Row | None:
         """The lowest free row, with room promised for `positions`; None when that must wait."""
         if not self._free or not self.has_room(positions):
@@ -237,6 +242,20 @@ class KeyValueRows:
         target.peak = max(target.peak, end)
         if is_exact:
             target.exact_length = max(begin, min(end, source.exact_length))
+
+    def read_block(self, row: Row, begin: int, end: int) -> bytes:
+        """Positions `begin` to `end` of every plane, one after the other: [heads, positions, size]."""
+        return b"".join(view[row.index, :, begin:end].tobytes() for view in self._views)
+
+    def write_block(self, row: Row, begin: int, data: bytes, positions: int) -> None:
+        """The first `positions` of what `read_block` gave, to where `begin` is. Changes no length."""
+        held, offset = len(data) // self.position_bytes, 0
+        for plane, view in zip(self._planes, self._views, strict=True):
+            count = plane.heads * held * plane.size
+            block = np.frombuffer(data, self._dtype, count, offset)
+            offset += count * self._dtype.itemsize
+            shaped = block.reshape(plane.heads, held, plane.size)
+            view[row.index, :, begin : begin + positions] = shaped[:, :positions]
 
     def compact(self, active: Sequence[Row], budget_bytes: int) -> None:
         """Moves active rows downwards until they are neighbours.

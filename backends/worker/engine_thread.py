@@ -15,7 +15,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from backends.engine.contract import Backend, Engine, EngineCapabilities, EngineStatus
+from backends.engine.contract import (
+    Backend,
+    Engine,
+    EngineCapabilities,
+    EngineStatus,
+    Rests,
+)
 from backends.types import (
     EngineError,
     GenerateRequest,
@@ -26,6 +32,10 @@ from backends.types import (
 from backends.worker.embed_queue import EmbedQueue
 
 _log = logging.getLogger(__name__)
+
+
+# A pause this long: those who chat read or type now.
+REST_AFTER_SECONDS = 2.0
 
 
 # ---- to the engine thread ----
@@ -140,7 +150,7 @@ class EngineThread:
         while True:
             is_busy = has_news or engine.has_work() or self._embeds.has_work()
             try:
-                command = self._inbox.get(block=not is_busy)
+                command = self._inbox.get_nowait() if is_busy else self._wait(engine)
             except queue.Empty:
                 return True
             match command:
@@ -155,6 +165,15 @@ class EngineThread:
                     self._add_embed(request_id, batch)
                 case Close():
                     return False
+
+    def _wait(self, engine: Engine) -> Command:
+        """The next command. In a longer pause the engine may do what nobody waits for."""
+        pause = REST_AFTER_SECONDS if isinstance(engine, Rests) else None
+        while True:
+            try:
+                return self._inbox.get(timeout=pause)
+            except queue.Empty:
+                pause = 0.0 if isinstance(engine, Rests) and engine.rest() else None
 
     def _add_embed(self, request_id: RequestId, batch: tuple[tuple[int, ...], ...]) -> None:
         if batch:

@@ -52,6 +52,7 @@ class ArtifactCollector:
         self._foreign = foreign
         self._conversions = conversions
         self._inspections = home / "inspections"
+        self._caches = home / "cache"
         self._artifacts = artifacts
         self._one_at_a_time = asyncio.Lock()
         self._daily: asyncio.Task[None] | None = None
@@ -90,6 +91,7 @@ class ArtifactCollector:
                 if _SOURCE.fullmatch(folder.name) and folder.is_dir():
                     freed_bytes += self._look_at(folder, wanted, deleted)
             self._collect_inspections(wanted, deleted)
+            self._collect_caches(wanted, deleted)
         return freed_bytes
 
     def _look_at(self, folder: pathlib.Path, wanted: set[str], deleted: frozenset[str]) -> int:
@@ -137,6 +139,15 @@ class ArtifactCollector:
                     os.utime(path)
             elif digest in deleted or age_seconds > KEPT_SECONDS:
                 path.unlink(missing_ok=True)
+
+    def _collect_caches(self, wanted: set[str], deleted: frozenset[str]) -> None:
+        """What workers kept of chats goes with the model, even while one still runs."""
+        for folder in list(self._caches.glob("*")):
+            if not _SOURCE.fullmatch(folder.name) or folder.name in wanted:
+                continue
+            is_old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
+            if folder.name in deleted or is_old:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int
     stall_seconds: float | None
     cache_folder: str = ""
+    prefix_cache_bytes: int = 0
 
     @property
     def kv_bytes(self) -> int:
@@ -63,6 +64,7 @@ def _load(order: LoadOrder) -> Load:
         kv_bytes=order.kv_bytes,
         precise=placement.precise,
         cache_folder=order.cache_folder,
+        prefix_cache_bytes=order.prefix_cache_bytes,
     )
 
 

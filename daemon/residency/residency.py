@@ -224,6 +224,7 @@ class Residency:
             free_bytes=free,
             stall_seconds=self._settings.load_timeout_seconds,
             cache_folder=self._settings.cache_folder,
+            prefix_cache_bytes=self._settings.prefix_cache_bytes,
         )
         self._spawn_task(self._load(resident, order))
 

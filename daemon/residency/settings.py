@@ -21,6 +21,7 @@ class ResidencySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_loaded: int = 0
     load_timeout_seconds: float | None = 300.0
     cache_folder: str = ""
+    prefix_cache_bytes: int = 0
 
     @classmethod
     def of(cls, config: Config) -> ResidencySettings:
@@ -32,6 +33,7 @@ class ResidencySettings(msgspec.Struct, frozen=True, kw_only=True):
             max_loaded=config.max_loaded,
             load_timeout_seconds=config.load_timeout_seconds,
             cache_folder=str(config.home / "cache"),
+            prefix_cache_bytes=config.prefix_cache_bytes,
         )
 
 

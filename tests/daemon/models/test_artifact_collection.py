@@ -177,3 +177,17 @@ async def test_two_daemons_collect_at_once(rig: Rig, tmp_path: pathlib.Path) -> 
     freed = await asyncio.gather(rig.collector.collect([SOURCE]), other.collector.collect([SOURCE]))
     assert sorted(freed)[0] == 0 < sorted(freed)[1]
     await other.conversions.close()
+
+
+async def test_what_was_kept_of_chats_goes_with_the_model(rig: Rig) -> None:
+    cache, others = rig.home / "cache" / SOURCE, rig.home / "cache" / ("ab" * 32)
+    for folder in (cache, others):
+        (folder / "fingerprint" / "prefixes").mkdir(parents=True)
+    await rig.collector.collect()
+    assert cache.is_dir() and others.is_dir()
+    await rig.store.delete(parse_name("m"))
+    await rig.collector.collect([SOURCE])
+    assert not cache.exists() and others.is_dir()
+    rig.age(others)
+    await rig.collector.collect()
+    assert not others.exists()
