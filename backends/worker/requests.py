@@ -10,7 +10,7 @@ import gc
 import importlib
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +19,7 @@ from backends.text.answer_grammar import answer_grammar
 from backends.text.conversation import Conversation
 from backends.text.embedding import embedded, passage_ids
 from backends.text.prompt import ModelText, context_length_of
+from backends.text.ranking import pair_ids, score_of
 from backends.text.render_guard import resident_bytes
 from backends.types import (
     Cancel,
@@ -34,6 +35,7 @@ from backends.types import (
     Loaded,
     Probe,
     Rank,
+    Ranked,
     Render,
     Rendered,
     RequestId,
@@ -73,9 +75,25 @@ def failed(request_id: RequestId, error: EngineError) -> Failed:
     return Failed(request_id=request_id, code=error.code, message=str(error))
 
 
-class _PendingEmbed(msgspec.Struct, frozen=True):
-    embed: Embed
+class _PendingVectors(msgspec.Struct, frozen=True):
+    """`prompt_tokens` went in; `dropped_tokens` of a ranking's documents did not."""
+
+    request: Embed | Rank
     prompt_tokens: int
+    dropped_tokens: int = 0
+
+    def answer(self, vectors: Sequence[bytes]) -> FromWorker:
+        """Raises EngineError for what is no number."""
+        match self.request:
+            case Embed():
+                return embedded(self.request, vectors, self.prompt_tokens)
+            case Rank(request_id=request_id):
+                return Ranked(
+                    request_id=request_id,
+                    scores=tuple(map(score_of, vectors)),
+                    prompt_tokens=self.prompt_tokens,
+                    dropped_tokens=self.dropped_tokens,
+                )
 
 
 class Requests:
@@ -91,7 +109,9 @@ class Requests:
         self._capabilities: EngineCapabilities | None = None
         self._status: EngineStatus | None = None
         self._conversations: dict[RequestId, Conversation] = {}
-        self._embeds: dict[RequestId, _PendingEmbed] = {}
+        self._embeds: dict[RequestId, _PendingVectors] = {}
+        self._ranks = False
+        self._tokenizer_kind = ""
         self._grammars: Grammars | None = None
         # Requests whose grammar is being compiled; their conversations are open already.
         self._compiling: dict[RequestId, GenerateRequest] = {}
@@ -118,7 +138,7 @@ class Requests:
             case Embed():
                 return self._embed(message)
             case Rank():
-                raise EngineError("unsupported", "this model cannot rank documents")
+                return self._rank(message)
             case CountTokens(chat=chat):
                 tokens = len(self._loaded()[1].prompt(chat).ids)
                 return [Counted(request_id=request_id, tokens=tokens)]
@@ -139,7 +159,9 @@ class Requests:
             for folder in (load.artifact, *load.adapters):
                 hold_artifact(pathlib.Path(folder))
             self._engine = EngineThread(backend, load, self._post)
-            self._model, _ = ModelText.load(pathlib.Path(load.artifact))
+            self._model, artifact = ModelText.load(pathlib.Path(load.artifact))
+            self._ranks = artifact.pooling == "rank"
+            self._tokenizer_kind = artifact.tokenizer_kind
         except ArtifactError as error:
             self.exit_code = EXIT_LOAD
             raise EngineError("load", str(error)) from error
@@ -188,8 +210,20 @@ class Requests:
         if not capabilities.embed:
             raise EngineError("unsupported", "this model cannot make embeddings")
         batch = passage_ids(model.tokenizer, embed, capabilities.context_length)
-        self._embeds[embed.request_id] = _PendingEmbed(embed, sum(map(len, batch)))
+        self._embeds[embed.request_id] = _PendingVectors(embed, sum(map(len, batch)))
         engine.put(EmbedBatch(embed.request_id, batch))
+        return []
+
+    def _rank(self, rank: Rank) -> list[FromWorker]:
+        engine, model, capabilities = self._loaded()
+        if not self._ranks:
+            raise EngineError("unsupported", "this model cannot rank documents")
+        batch, dropped = pair_ids(
+            model.tokenizer, self._tokenizer_kind, rank, capabilities.context_length
+        )
+        pending = _PendingVectors(rank, sum(map(len, batch)), dropped)
+        self._embeds[rank.request_id] = pending
+        engine.put(EmbedBatch(rank.request_id, batch))
         return []
 
     def _cancel(self, request_id: RequestId) -> list[FromWorker]:
@@ -245,6 +279,7 @@ class Requests:
         gc.collect()
         gc.freeze()
         names = ("generate", "embed", "grammar", "adapters", "reproducible_batches")
+        found = [name for name in names if getattr(capabilities, name)]
         return [
             Loaded(
                 request_id=self._load.request_id,
@@ -252,7 +287,7 @@ class Requests:
                 rows=capabilities.rows,
                 resident_bytes=resident_bytes(),
                 load_ns=report.load_ns,
-                capabilities=tuple(name for name in names if getattr(capabilities, name)),
+                capabilities=(*found, "rank") if self._ranks else tuple(found),
                 device=capabilities.device,
                 numbers=capabilities.numbers,
             )
@@ -305,7 +340,7 @@ class Requests:
         if pending is None:
             return []
         try:
-            return [embedded(pending.embed, report.vectors, pending.prompt_tokens)]
+            return [pending.answer(report.vectors)]
         except EngineError as error:
             return [failed(report.request_id, error)]
 
