@@ -2,7 +2,7 @@
 
 Source: llama.cpp's `gguf-split`: `name-00001-of-0000N.gguf`; the first part has the metadata, each one
 its share of the tensors; `split.no` counts from 0. Raises MalformedFile for parts that are not one
-model, NoSpace.
+model, Unsupported for a model that could not be converted afterwards, NoSpace.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import BinaryIO
 
 import msgspec
 
+from converters.artifact import MADE_GGUF
 from converters.errors import MalformedFile, NoSpace
-from converters.gguf import GgufFile, TensorInfo, integer_value, read_header
+from converters.gguf import GgufFile, TensorInfo, integer_value, parse_header, read_header
 from converters.gguf_writer import GgufPlan, NewTensor, plan_file, typed_metadata, write_file
+from converters.plan import require_convertible
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
 from converters.tensor_reader import TensorReader
 
-GGUF_FILE = "model.gguf"
 # Far beyond any published model.
 MAX_PARTS = 999
 SLICE_BYTES = 4 << 20
@@ -45,6 +46,7 @@ def merge(files: Sequence[BinaryIO], final: pathlib.Path, progress: Progress) ->
     progress.start("plan")
     parts = in_order([Part(read_header(file), TensorReader(file.fileno())) for file in files])
     planned = plan_merge([part.header for part in parts])
+    require_convertible(parse_header(planned.header, planned.total_bytes))
     check_space(final.parent, planned.total_bytes)
     try:
         return _write(parts, planned, final, progress)
@@ -94,7 +96,7 @@ def _write(
     }
     with staged(final) as staging:
         progress.start("write", planned.total_bytes)
-        path = staging / GGUF_FILE
+        path = staging / MADE_GGUF
         with path.open("wb") as file:
             digest = write_file(file, planned, _copied(sources, progress.advance))
         progress.start("sync", planned.total_bytes)

@@ -140,6 +140,13 @@ def _memory_estimate(planned: Plan) -> MemoryEstimate:
     )
 
 
+def require_convertible(file: GgufFile) -> None:
+    """Raises Unsupported, with every reason, where no target can take the file."""
+    found = assess(file)
+    if not found.estimates:
+        raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
+
+
 def _check_head_sizes(model: ModelShape) -> None:
     """The artifact states one head size for all blocks."""
     mixers = [block.mixer for block in model.blocks]

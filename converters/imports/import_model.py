@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import MADE_GGUF, MADE_NOTES
-from converters.errors import MalformedFile, NoSpace, Unsupported
-from converters.gguf import GgufFile, TensorInfo, parse_header, read_header
+from converters.errors import MalformedFile, NoSpace
+from converters.gguf import TensorInfo, parse_header, read_header
 from converters.gguf_types import ValueType
 from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file, write_file
 from converters.imports.config import Config, check_not_quantised
@@ -28,7 +28,7 @@ from converters.imports.folder import CONFIG, ModelFiles
 from converters.imports.recipe import Placed, Recipe
 from converters.imports.vocabulary import vocabulary_keys
 from converters.imports.weights import slices
-from converters.plan import assess
+from converters.plan import require_convertible
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
 from converters.strict_json import parse_json
@@ -76,7 +76,7 @@ def plan_import(files: ModelFiles, name: str) -> tuple[Recipe, GgufPlan]:
         planned = plan_file(keys, tensors)
     except ValueError as error:
         raise MalformedFile(str(error)) from error
-    _require_convertible(parse_header(planned.header, planned.total_bytes))
+    require_convertible(parse_header(planned.header, planned.total_bytes))
     return msgspec.structs.replace(recipe, keys=keys, notes=recipe.notes + notes), planned
 
 
@@ -109,13 +109,6 @@ def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
         "general.name": TypedValue(ValueType.STRING, name),
         "general.file_type": TypedValue(ValueType.UINT32, file_type),
     }
-
-
-def _require_convertible(header: GgufFile) -> None:
-    """Raises Unsupported where neither target could take the file that would be written."""
-    found = assess(header)
-    if not found.estimates:
-        raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
 
 
 def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Progress) -> Imported:

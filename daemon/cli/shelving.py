@@ -14,6 +14,7 @@ from daemon.cli.terminal import ProgressLine
 from daemon.errors import Invalid
 from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
 from daemon.models.resolved import ONLY_ONE_ADAPTER
+from daemon.models.split_parts import sibling_parts
 from daemon.models.tensor_folder import folder_files
 
 _CHUNK_BYTES = 1 << 20
@@ -38,9 +39,10 @@ def import_file(arguments: argparse.Namespace) -> int:
 
 
 def _uploaded(client: Client, path: pathlib.Path) -> dict[str, str]:
-    """Relative name → digest of a file, or of all files of a folder. Raises ClientError."""
+    """Relative name → digest of a file and its other parts, or of a folder's. Raises ClientError."""
     try:
-        files = folder_files(path) if path.is_dir() else {path.name: path}
+        parts = [] if path.is_dir() else sibling_parts(path)
+        files = {part.name: part for part in parts} or folder_files(path)
     except Invalid as error:
         raise ClientError(error.message) from error
     return {name: upload(client, file) for name, file in files.items()}

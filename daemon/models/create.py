@@ -47,7 +47,7 @@ from daemon.models.create_request import (
     checked_parameters,
 )
 from daemon.models.foreign.shelf import ForeignShelf
-from daemon.models.importing import Source, import_tensors
+from daemon.models.importing import Source, import_files
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import (
     ImageConfig,
@@ -177,24 +177,36 @@ class Creator:
         if listed := tensor_files(request.files):
             with self._store.pinned(digest for _, digest in listed):
                 source = Source(name=name.model, files=uploaded(self._store.blobs, listed))
-                async with contextlib.aclosing(self._add_tensors(draft, source)) as steps:
+                making = self._add_made(draft, source, MADE_GGUF)
+                async with contextlib.aclosing(making) as steps:
                     async for step in steps:
                         yield step
             return
-        for file_name, digest in named_files(request.files):
-            size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
+        for whole in named_files(request.files):
+            paths = [self._store.blobs.path(digest) for digest in whole.parts]
+            for path in paths:
+                await asyncio.to_thread(file_size, path, whole.name)
             yield CreateStatus(status="parsing GGUF")
-            await self._add_file(draft, file_name, digest, size)
+            if len(paths) == 1:
+                await self._add_file(draft, whole.name, whole.parts[0])
+                continue
+            with self._store.pinned(whole.parts):
+                making = self._add_made(draft, Source(parts=tuple(paths)), whole.name)
+                async with contextlib.aclosing(making) as steps:
+                    async for step in steps:
+                        yield step
         draft.layers = weights_first(draft.layers)
 
-    async def _add_tensors(self, draft: _Draft, source: Source) -> AsyncGenerator[CreateStatus]:
+    async def _add_made(
+        self, draft: _Draft, source: Source, file_name: str
+    ) -> AsyncGenerator[CreateStatus]:
+        """Several files become the one GGUF that is added."""
         digests: list[str] = []
-        making = import_tensors(self._store, self._conversions, source, digests.append)
+        making = import_files(self._store, self._conversions, source, digests.append)
         async with contextlib.aclosing(making) as steps:
             async for step in steps:
                 yield step
-        size = await asyncio.to_thread(lambda: self._store.blobs.path(digests[0]).stat().st_size)
-        await self._add_file(draft, MADE_GGUF, digests[0], size)
+        await self._add_file(draft, file_name, digests[0])
 
     async def _fetch_missing(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
         """Takes in or pulls a source that is not here; the line `success` is not theirs to say."""
@@ -251,7 +263,8 @@ class Creator:
             draft.config = source.config  # nothing to look at: its own word is the best there is
         return draft, source.parameters
 
-    async def _add_file(self, draft: _Draft, file_name: str, digest: str, size: int) -> None:
+    async def _add_file(self, draft: _Draft, file_name: str, digest: str) -> None:
+        size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
         await asyncio.to_thread(self._store.blobs.touch, digest)
         inspection = await self._conversions.inspect(digest)
         layer = layer_for(file_name, digest, size, inspection)

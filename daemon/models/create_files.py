@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import pathlib
 import posixpath
-import re
 
 from converters.inspection import Inspection
 from daemon.errors import Internal, Invalid, NotYet
 from daemon.models import manifest as media
 from daemon.models.blobs import Blobs
 from daemon.models.manifest import Layer, parse_digest
+from daemon.models.split_parts import Whole, wholes
 
 _GGUF_MAGIC = b"GGUF"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _LAYER_TYPES = {"model": media.MODEL, "projector": media.PROJECTOR}
 
 
-def is_split_part(file_name: str) -> bool:
-    """Whether it is named as one of several parts of a GGUF."""
-    match = _SPLIT_PART.search(file_name)
-    return match is not None and int(match[2]) > 1
-
-
 def split_refusal(file_name: str) -> str:
-    return f"{file_name} is one part of a split GGUF, which is not supported by this version yet"
+    return (
+        f"{file_name} is one part of a split GGUF: give all parts, under the names they came with"
+    )
 
 
 def tensor_files(files: dict[str, str] | None) -> list[tuple[str, str]]:
@@ -59,17 +54,13 @@ def uploaded(blobs: Blobs, listed: list[tuple[str, str]]) -> tuple[tuple[str, pa
     return found
 
 
-def named_files(files: dict[str, str] | None) -> list[tuple[str, str]]:
-    """(base name, hex digest) of each, in order. Raises Invalid, NotYet."""
+def named_files(files: dict[str, str] | None) -> list[Whole]:
+    """Base names, and the hex digest of each or of all its parts, in order. Raises Invalid."""
     if files is None:
         raise Invalid("neither 'from' or 'files' was specified")
     if not files:
         raise Invalid("no files provided to convert")
-    named = [(path.rsplit("/", 1)[-1], parse_digest(digest)) for path, digest in files.items()]
-    for name, _ in named:
-        if is_split_part(name):
-            raise NotYet(split_refusal(name))
-    return named
+    return wholes((path.rsplit("/", 1)[-1], parse_digest(digest)) for path, digest in files.items())
 
 
 def file_size(path: pathlib.Path, file_name: str) -> int:
@@ -86,13 +77,13 @@ def file_size(path: pathlib.Path, file_name: str) -> int:
 
 
 def layer_for(file_name: str, digest: str, size: int, inspection: Inspection) -> Layer:
-    """The layer that an inspected file becomes. Raises NotYet by the file's name."""
+    """The layer that an inspected file becomes. Raises Invalid, NotYet by the file's name."""
     if inspection.kind not in _LAYER_TYPES:
         kind = inspection.kind
         raise NotYet(f"create from a {kind} ({file_name}) is not supported by this version yet")
     parts = inspection.metadata.get("split.count")
     if isinstance(parts, int) and parts > 1:
-        raise NotYet(split_refusal(file_name))
+        raise Invalid(split_refusal(file_name))
     media_type = _LAYER_TYPES[inspection.kind]
     return Layer(media_type=media_type, digest=f"sha256:{digest}", size=size, source=file_name)
 

@@ -1,4 +1,4 @@
-"""Files of safetensors become one GGUF on the shelf: by a converter child, then as a blob of ours.
+"""Several files become one GGUF on the shelf: by a converter child, then as a blob of ours.
 
 The GGUF is made beside the artifacts, taken into the store by a link where that is possible, and the
 folder it was made in is removed. Whoever leaves early takes everything back.
@@ -23,19 +23,26 @@ from daemon.models.jobs import ConversionProgress, Conversions, Wanted
 from daemon.models.store import Store
 from daemon.models.taking_in import take_in
 
-_FOLDER = "gguf-from-safetensors"
+_FOLDER = "gguf-from-files"
 # What clients of the field's other servers know, and expect to be a 500.
 _UNKNOWN_ARCHITECTURE = "unsupported architecture"
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """`folder` of this machine, or `files`: (relative name, path) of each. `name` is the model's."""
+    """Safetensors: a `folder` of this machine, or `files` by relative name; `name` is the model's.
 
-    name: str
+    Or `parts`, in order, of a split GGUF.
+    """
+
+    name: str = ""
     folder: pathlib.Path | None = None
     files: tuple[tuple[str, pathlib.Path], ...] = ()
+    parts: tuple[pathlib.Path, ...] = ()
 
     def arguments(self) -> tuple[str, ...]:
+        if self.parts:
+            others = (word for part in self.parts[1:] for word in ("--part", str(part)))
+            return ("merge", "--input", str(self.parts[0]), *others)
         given = ["import", "--name", self.name]
         if self.folder is not None:
             given += ["--input", str(self.folder)]
@@ -48,7 +55,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises OSError where this process may not read them.
         """
-        paths = sorted(self.folder.iterdir()) if self.folder else [path for _, path in self.files]
+        given = [*self.parts, *(path for _, path in self.files)]
+        paths = sorted(self.folder.iterdir()) if self.folder else given
         for path in paths:
             if not os.access(path, os.R_OK):
                 raise PermissionError(f"{path.name} cannot be read")
@@ -56,7 +64,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode([self.arguments(), seen])).hexdigest()
 
 
-async def import_tensors(
+async def import_files(
     store: Store, conversions: Conversions, source: Source, tell_digest: Callable[[str], object]
 ) -> AsyncGenerator[CreateStatus]:
     """Statuses of making the GGUF and taking it in; its hex digest is told before the stream ends.
@@ -69,7 +77,7 @@ async def import_tensors(
     try:
         async with contextlib.aclosing(conversions.ensure(wanted)) as steps:
             async for step in steps:
-                yield _status(step)
+                yield _status(step, source)
         for note in await asyncio.to_thread(_notes, folder):
             yield CreateStatus(status=f"note: {note}")
         async with contextlib.aclosing(take_in(store, folder / MADE_GGUF, tell_digest)) as statuses:
@@ -83,9 +91,9 @@ async def import_tensors(
         await asyncio.shield(asyncio.to_thread(_remove, folder))
 
 
-def _status(step: ConversionProgress) -> CreateStatus:
+def _status(step: ConversionProgress, source: Source) -> CreateStatus:
     words = {"queued": "waiting for another conversion", "verify": "verifying conversion"}
-    status = words.get(step.phase, "converting model")
+    status = words.get(step.phase, "merging parts" if source.parts else "converting model")
     return CreateStatus(status=status, total=step.total, completed=step.done)
 
 

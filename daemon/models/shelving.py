@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pathlib
 from collections.abc import AsyncGenerator
@@ -10,9 +11,10 @@ from converters.inspection import Inspection
 from daemon.errors import Invalid, NotFound, NotYet
 from daemon.models.create import Creator
 from daemon.models.create_request import CreateRequest, CreateStatus
-from daemon.models.importing import Source, import_tensors
+from daemon.models.importing import Source, import_files
 from daemon.models.jobs import Conversions
 from daemon.models.name import parse_name
+from daemon.models.split_parts import is_split_part, sibling_parts
 from daemon.models.store import Store
 from daemon.models.taking_in import take_in
 
@@ -29,7 +31,7 @@ def import_file(
     if not path.is_absolute():
         raise Invalid("the file's path must be absolute")
     request = CreateRequest(model=name)
-    run = _import_folder if path.is_dir() else _import_file
+    run = _import_several if path.is_dir() or is_split_part(path.name) else _import_file
     return run(store, conversions, creator, path, request)
 
 
@@ -54,29 +56,35 @@ async def _import_file(
             yield status
 
 
-async def _import_folder(
+async def _import_several(
     store: Store,
     conversions: Conversions,
     creator: Creator,
     path: pathlib.Path,
     request: CreateRequest,
 ) -> AsyncGenerator[CreateStatus]:
-    """Read where it lies: only the GGUF that is made of it comes onto the shelf."""
+    """Read where they lie: only the GGUF that is made of them comes onto the shelf."""
     store.require_writable()
-    source = Source(name=parse_name(request.model).model, folder=path)
+    source = await asyncio.to_thread(_source, path, parse_name(request.model).model)
     digests: list[str] = []
     try:
-        making = import_tensors(store, conversions, source, digests.append)
+        making = import_files(store, conversions, source, digests.append)
         async with contextlib.aclosing(making) as steps:
             async for status in steps:
                 yield status
     except OSError as error:
-        raise NotFound(f"{path.name} is not a folder that the daemon can read") from error
+        raise NotFound(f"{path.name} is nothing that the daemon can read") from error
     async with contextlib.aclosing(
         _create(store, creator, request, f"{path.name}.gguf", digests[0])
     ) as steps:
         async for status in steps:
             yield status
+
+
+def _source(path: pathlib.Path, name: str) -> Source:
+    if path.is_dir():
+        return Source(name=name, folder=path)
+    return Source(parts=tuple(sibling_parts(path)))
 
 
 async def _create(

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
+from converters.artifact import MADE_GGUF
 from converters.errors import MalformedFile
 from converters.gguf import read_header
-from converters.merging import GGUF_FILE, Merged, merge
+from converters.merging import Merged, merge
 from tests.models.random_gguf import make_gguf
 from tests.models.split_gguf import split
 from tests.parity.converted import SilentProgress
@@ -44,7 +45,7 @@ def test_the_parts_in_any_order_are_the_file_again(
     whole: pathlib.Path, tmp_path: pathlib.Path, count: int
 ):
     made = merged(split(whole, count)[::-1], tmp_path / "merged")
-    path = tmp_path / "merged" / GGUF_FILE
+    path = tmp_path / "merged" / MADE_GGUF
     assert tensors(path) == tensors(whole)
     assert path.stat().st_size == made.file_bytes
     with path.open("rb") as file, whole.open("rb") as other:

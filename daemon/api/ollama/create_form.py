@@ -21,6 +21,7 @@ from daemon.models.create_request import CreateRequest, CreateStatus
 from daemon.models.manifest import StoredMessage
 from daemon.models.modelfile import Modelfile, ModelfileError, decode_text, parse
 from daemon.models.name import parse_name
+from daemon.models.split_parts import sibling_parts
 from daemon.models.store import Store
 from daemon.models.taking_in import take_in
 from daemon.models.tensor_folder import folder_files
@@ -151,7 +152,7 @@ class _Sources:
         if digest := _blob_digest(source, store):
             files[f"sha256-{digest}"] = f"sha256:{digest}"
         elif path is not None and path.is_file():
-            self._paths.append((path.name, path, files))
+            self._paths += [(part.name, part, files) for part in sibling_parts(path)]
         elif path is not None and path.is_dir() and command == "FROM":
             self._paths += [(name, found, files) for name, found in folder_files(path).items()]
         elif _LOOKS_LIKE_A_PATH.match(source):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from daemon.models.create_files import is_split_part
+from daemon.models.split_parts import is_split_part
 
 MAX_FILES = 20_000
 MAX_DEPTH = 8

@@ -17,7 +17,6 @@ import time
 import msgspec
 
 from daemon.errors import Cancelled, DaemonError, Invalid, NotFound, NotYet, StoreReadOnly
-from daemon.models.create_files import split_refusal
 from daemon.models.durable import fsync_folder, write_durably
 from daemon.models.foreign.catalogue import (
     Catalogue,
@@ -196,7 +195,10 @@ class ForeignShelf:
         if foreign is None or foreign.file is None or self._own.find(model.name) is not None:
             return model
         if foreign.is_split:
-            raise NotYet(split_refusal(foreign.file.path.name))
+            name = foreign.file.path.name
+            raise NotYet(
+                f"{name} is one part of a split GGUF: hearth import it, and all are merged"
+            )
         names = {file.path: await self._digest(file) for file in foreign.files}
         by_provisional = {f.identity.provisional_id: names[f.path] for f in foreign.files}
         layers = tuple(

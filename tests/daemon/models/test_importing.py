@@ -127,7 +127,7 @@ async def test_a_folder_that_the_daemon_may_not_read(shelf: Shelf, tmp_path: pat
     folder = make_folder(tmp_path / "hf", "llama")
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(folder / "nowhere")
-    with pytest.raises(NotFound, match="not a folder that the daemon can read"):
+    with pytest.raises(NotFound, match="is nothing that the daemon can read"):
         await imported(shelf, folder)
 
 
