@@ -22,6 +22,7 @@ from backends.mlx.adapter import attach, read_adapters
 from backends.mlx.engine import MlxEngine
 from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.mlx_lm_internals import Config, Weights
+from backends.mlx.proof import NUMBERS, batches_agree, probe_ids, proven
 from backends.mlx.vectors import MlxVectors, pooled_by
 from backends.types import EngineError, Load
 from converters.artifact import MLX_CONFIG_FILE, Artifact, ArtifactError, read_artifact
@@ -31,8 +32,6 @@ MIN_CONTEXT = 16
 MAX_CONFIG_BYTES = 16 << 20
 # Larger chunks feed a GPU better; a CPU is busy with few ids already.
 GPU_CHUNK = 2048
-_PROBE_IDS = 48
-_NUMBERS = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 _WIDER = {
     "float16": ("float16", "bfloat16", "float32"),
     "bfloat16": ("bfloat16", "float32"),
@@ -55,7 +54,7 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     adapter = read_adapters(load.adapters, artifact, folder)
     stored = str(config.get("torch_dtype", "float16"))
     candidates = plan_numbers(stored, place)
-    weights_bytes = _estimated_bytes(weights | adapter, _NUMBERS[candidates[0]])
+    weights_bytes = _estimated_bytes(weights | adapter, NUMBERS[candidates[0]])
     available = device.available_bytes()
     _check_memory(weights_bytes, available)
     if config.get("model_type") == encoders.MODEL_TYPE:
@@ -65,7 +64,7 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     model = _built(config, weights)
     attach(model, adapter)
     del weights, adapter
-    numbers, row_bytes = _proven(model, stored, candidates, artifact.vocabulary)
+    numbers, row_bytes = proven(model, stored, candidates, artifact.vocabulary)
     device.wire_weights(weights_bytes)
     if artifact.pooling:
         return MlxVectors(
@@ -74,7 +73,10 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
         )
     budget = load.kv_bytes or (available - weights_bytes) // 2
     context = _context(load, artifact, row_bytes, budget)
-    is_batched = place != "cpu" if has_batches is None else has_batches
+    is_wanted = place != "cpu" if has_batches is None else has_batches
+    is_batched = is_wanted and batches_agree(model, artifact.vocabulary)
+    if is_wanted and not is_batched:
+        _log.warning("mlx-lm cannot run this model in batches: requests are answered one by one")
     return MlxEngine(
         model=model,
         row_bytes=row_bytes,
@@ -175,45 +177,12 @@ def _load_encoder(
 ) -> MlxVectors:
     """Its context is what the model was trained for, whatever rows are asked for."""
     for name in candidates:
-        encoder = encoders.load_encoder(folder, _NUMBERS[name])
-        if encoder.is_finite(_probe_ids(artifact.vocabulary)[: artifact.context_length]):
+        encoder = encoders.load_encoder(folder, NUMBERS[name])
+        if encoder.is_finite(probe_ids(artifact.vocabulary)[: artifact.context_length]):
             capabilities = _capabilities(artifact, place, name, rows=1, generate=False)
             return MlxVectors(run=encoder.run, capabilities=capabilities)
         _log.warning("%s overflows in this model", name)
     raise EngineError("load", "the model gives numbers that are not finite, in every type")
-
-
-def _probe_ids(vocabulary: int) -> tuple[int, ...]:
-    """Spread over the vocabulary."""
-    step = max(1, vocabulary // _PROBE_IDS)
-    return tuple(place * step % vocabulary for place in range(_PROBE_IDS))
-
-
-def _proven(
-    model: nn.Module, stored: str, candidates: Sequence[str], vocabulary: int
-) -> tuple[str, RowBytes]:
-    """The first type of numbers that a run over some ids stays finite in. Warms the kernels too."""
-    for name in candidates:
-        if name != stored:
-            model.set_dtype(_NUMBERS[name])
-        mx.eval(model.parameters())
-        row_bytes, is_finite = _tried(model, vocabulary)
-        if is_finite:
-            if name != candidates[0]:
-                _log.warning("computing in %s: %s overflows in this model", name, candidates[0])
-            return name, row_bytes
-    raise EngineError("load", "the model gives numbers that are not finite, in every type")
-
-
-def _tried(model: nn.Module, vocabulary: int) -> tuple[RowBytes, bool]:
-    """What a row takes, and whether all logits of a prompt and of one id behind it are finite."""
-    caches = internals.make_caches(model)
-    ids = _probe_ids(vocabulary)
-    first = model(mx.array([ids]), cache=caches)
-    second = model(mx.array([ids[:1]]), cache=caches)
-    is_finite = mx.all(mx.isfinite(first)) & mx.all(mx.isfinite(second))
-    internals.evaluate(caches, is_finite)
-    return RowBytes(*internals.position_bytes(caches)), bool(is_finite.item())
 
 
 def _context(load: Load, artifact: Artifact, row_bytes: RowBytes, budget_bytes: int) -> int:

@@ -23,6 +23,8 @@ MIN_SHARED = 16
 # A kept row is taken over if no more than this is lost with it; else its prefix is copied.
 MAX_LOST = 64
 MAX_IDLE_SECONDS = 1800.0
+# Looking through more costs more than it finds.
+MAX_ENTRIES = 256
 
 
 class Entry:
@@ -69,13 +71,10 @@ class PrefixCache:
         self._index: PrefixIndex[Entry] = PrefixIndex()
         self._kept: dict[Entry, None] = {}  # the longest unused first
         self._working: dict[Seat, Entry] = {}
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self._kept)
 
     # ---- what comes in ----
 
@@ -106,6 +105,9 @@ class PrefixCache:
         self._index.put(entry, prefix)
         entry.used_at = self._clock()
         self._kept[entry] = None
+        self.nbytes += entry.nbytes
+        if len(self._kept) > MAX_ENTRIES:
+            self.drop(next(iter(self._kept)))
 
     def _is_known(self, prefix: Prefix) -> bool:
         """Whether a kept entry says all that a new one would."""
@@ -154,7 +156,9 @@ class PrefixCache:
 
     def drop(self, entry: Entry) -> None:
         self._index.remove(entry)
-        self._kept.pop(entry, None)
+        if entry in self._kept:
+            del self._kept[entry]
+            self.nbytes -= entry.nbytes
 
     def clear(self) -> None:
         for entry in list(self._kept):

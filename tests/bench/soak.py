@@ -1,4 +1,4 @@
-"""`make soak ARGS="--minutes 10 --clients 16"`: many clients, mixed prompts, for as long as asked.
+"""`make soak ARGS="--minutes 10 --clients 16 --backend mlx"`: many clients, mixed prompts, as long as asked.
 
 Fails when an answer is lost, doubled or broken, when a seeded answer changes, or when the memory or
 the file descriptors of daemon or worker keep growing after the first fifth of the time.
@@ -105,11 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--backend", default="auto", help="what HEARTH_BACKEND is set to")
     arguments = parser.parse_args()
     tally = Tally()
     with (
         tempfile.TemporaryDirectory() as folder,
-        DaemonProcess(pathlib.Path(folder) / "home") as daemon,
+        DaemonProcess(pathlib.Path(folder) / "home", HEARTH_BACKEND=arguments.backend) as daemon,
     ):
         seconds = arguments.minutes * 60
         until = time.monotonic() + seconds

@@ -1,7 +1,8 @@
-"""Every architecture through the engine: two requests side by side answer as llama.cpp does alone.
+"""Every architecture through both engines: two requests side by side answer as llama.cpp does alone.
 
 What the graphs ask of the engine beyond keys and values is bound here: tables of their own for
-windowed blocks, long rotation factors, positions, blocks without heads, states.
+windowed blocks, long rotation factors, positions, blocks without heads, states. On MLX, rows share
+runs as on a GPU: every kind of cache that a model of mlx-lm has becomes a batch and comes apart again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from backends.engine.contract import Engine
+from backends.mlx.loading import load_engine
 from backends.onnx import backend
 from backends.types import (
     Finished,
@@ -20,10 +22,11 @@ from backends.types import (
     Sampled,
     Sampling,
 )
-from tests.models.random_architectures import DECODERS, MIXTURES
+from tests.models.random_architectures import DECODERS, MIXTURES, Value
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
 from tests.parity.converted import converted_file
+from tests.parity.test_architectures_mlx import REFUSED
 
 pytestmark = pytest.mark.parity
 
@@ -31,19 +34,20 @@ CONTEXT = 512
 COUNT = 8
 # Codes only; and llama.cpp knows the lite model by 26 blocks, which the graphs' tests have.
 LEFT_OUT = {"deepseek2-sigmoid", "deepseek2-lite"}
+# Its module on MLX sees everything: the artifact's context ends where the window does.
+METADATA: dict[str, dict[str, Value]] = {"gemma2": {"gemma2.attention.sliding_window": 128}}
 
 
-def loaded(folder: pathlib.Path) -> Engine:
-    return backend.load(
-        Load(
-            request_id="l",
-            backend="onnx",
-            artifact=str(folder),
-            rows=2,
-            context_length=CONTEXT,
-            threads=1,
-        )
+def loaded(folder: pathlib.Path, target: str) -> Engine:
+    order = Load(
+        request_id="l",
+        backend="onnx" if target == "onnx-cpu" else "mlx",
+        artifact=str(folder),
+        rows=2,
+        context_length=CONTEXT,
+        threads=1,
     )
+    return load_engine(order, has_batches=True) if target == "mlx" else backend.load(order)
 
 
 def answers(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -67,20 +71,24 @@ def answers(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, list[int
 
 
 @pytest.mark.parametrize("architecture", sorted({*DECODERS, *MIXTURES} - LEFT_OUT))
-def test_answers_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: str):
+@pytest.mark.parametrize("target", ["mlx", "onnx-cpu"])
+def test_answers_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: str, target: str):
+    if target == "mlx" and architecture in REFUSED:
+        pytest.skip(REFUSED[architecture])
     path = make_gguf(
         tmp_path / "model.gguf",
         architecture=architecture,
         types="F32",
         blocks=4 if architecture == "smollm3" else 2,
         context=CONTEXT,
+        metadata=METADATA.get(architecture),
     )
     generator = np.random.default_rng(7)
     prompts = {
         name: [int(one) for one in generator.integers(300, 690, count)]
         for name, count in (("long", 70), ("short", 33))
     }
-    engine = loaded(converted_file(path))
+    engine = loaded(converted_file(path, target=target), target)
     with LlamaCpp(path, context=CONTEXT) as model:
         expected = {name: model.greedy(prompt, COUNT) for name, prompt in prompts.items()}
     found = answers(engine, prompts)

@@ -17,7 +17,7 @@ from backends.mlx.loading import load_engine, plan_numbers
 from backends.types import EngineError, Load
 from converters.artifact import ARTIFACT_FILE, MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, read_artifact
 from tests.backends.mlx.engine_rig import answers, greedy, load_tiny, prompt_of
-from tests.backends.mlx.tiny_mlx import write_tiny_mlx
+from tests.backends.mlx.tiny_mlx import GEMMA2, LLAMA, write_tiny_mlx
 
 
 @pytest.fixture
@@ -132,6 +132,21 @@ def test_nothing_is_wired_unless_weights_fill_the_memory():
     assert plan_wired(40 * gib, 64 * gib, 48 * gib) == int(0.65 * 64 * gib)
     assert plan_wired(11 * gib, 16 * gib, 8 * gib) == 8 * gib
     assert plan_wired(11 * gib, 0, 0) == 0
+
+
+def test_a_model_that_mlx_lm_cannot_batch_is_run_row_by_row(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+):
+    """Its attention takes the mask of a batch for one of heads: with as many rows as heads, silently."""
+    write_tiny_mlx(tmp_path, LLAMA | GEMMA2)
+    with caplog.at_level(logging.WARNING):
+        engine = load_tiny(tmp_path, has_batches=True)
+    assert "one by one" in caplog.text
+    assert engine.capabilities.reproducible_batches
+    requests = [greedy("a", prompt_of(70)), greedy("b", prompt_of(33, 30))]
+    alone = answers(engine, requests[0]) | answers(engine, requests[1])
+    assert answers(engine, *requests) == alone
+    engine.close()
 
 
 def test_a_model_with_pooling_gives_vectors_and_says_so(folder: pathlib.Path):

@@ -43,6 +43,13 @@ WINDOWS = LLAMA | {
     "sliding_window": 32,
     "sliding_window_pattern": 6,
 }
+GEMMA2 = {
+    "model_type": "gemma2",
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
 # Three blocks with a state, then one that attends.
 HYBRID = LLAMA | {
     "model_type": "qwen3_next",
