@@ -16,7 +16,7 @@ from daemon.errors import Invalid, NotYet
 from daemon.models import manifest as media
 from daemon.models.create_files import file_size, tensor_files, uploaded
 from daemon.models.create_request import CreateStatus
-from daemon.models.importing import Source, import_tensors
+from daemon.models.importing import Source, import_files
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import Layer, parse_digest
 from daemon.models.resolved import ONLY_ONE_ADAPTER
@@ -69,14 +69,14 @@ async def import_adapter(
     weights: Layer,
     tell_digest: Callable[[str], object],
 ) -> AsyncGenerator[CreateStatus]:
-    """PEFT's files become a GGUF adapter of ours. Raises as `import_tensors` does."""
+    """PEFT's files become a GGUF adapter of ours. Raises as `import_files` does."""
     with store.pinned([*(digest for _, digest in listed), parse_digest(weights.digest)]):
         source = AdapterSource(
             name="adapter",
             files=uploaded(store.blobs, listed),
             base=store.blobs.path(parse_digest(weights.digest)),
         )
-        steps = import_tensors(store, conversions, source, tell_digest)
+        steps = import_files(store, conversions, source, tell_digest)
         async with contextlib.aclosing(steps):
             async for step in steps:
                 words = step.status.replace("converting model", "converting adapter")
