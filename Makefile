@@ -38,6 +38,7 @@ soak: $(DEV)
 	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 fuzz: $(DEV)
+	$(UV) --editable '.[cpu,dev,fuzz]'
 	$(BIN)/python -m tests.bench.fuzz $(ARGS)
 
 bench: $(DEV)

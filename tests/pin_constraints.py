@@ -27,7 +27,9 @@ def compiled(*arguments: str, stdin: str = "") -> dict[str, str]:
 
 
 def main() -> None:
-    pins = compiled("--extra", "cpu", "--extra", "mlx", "--extra", "dev", "pyproject.toml")
+    pins = compiled(
+        "--extra", "cpu", "--extra", "mlx", "--extra", "dev", "--extra", "fuzz", "pyproject.toml"
+    )
     names = {line.split("==")[0] for line in pins}
     extra = compiled("--extra", "cuda", "pyproject.toml") | compiled("-", stdin="uv\neditables\n")
     pins |= {line: entry for line, entry in extra.items() if line.split("==")[0] not in names}
