@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
-from converters.blocks.block_type import SLICE_WEIGHTS
+from converters.blocks.block_type import SLICE_WEIGHTS, pack_codes
 from converters.errors import Unsupported
 from converters.targets.onnx.experts import ExpertSource, Stack
 
@@ -108,7 +108,9 @@ def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:
         scales = scale / factor
         # The zero point is off by a fraction of the new step; scale / factor itself rounds less.
         errors = np.abs(scales * (zero - shift) - minimum)
-    found = codes * factor.astype(np.uint8)[:, :, None] + shift.astype(np.uint8)[:, :, None]
+    found = codes * factor.astype(np.uint8)[:, :, None]
+    if shift.any():
+        found += shift.astype(np.uint8)[:, :, None]
     has_none = factor == 0
     if has_none.any():
         weights = codes[has_none] * scale[has_none][:, None] - minimum[has_none][:, None]
@@ -125,21 +127,25 @@ def _best_factor(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = minimum / scale
     ratio = np.where(np.isfinite(ratio), ratio, np.float32(256))
-    best = np.full(ratio.shape, np.inf, np.float32)
-    factor, zero = np.zeros_like(ratio), np.zeros_like(ratio)
     most = min(MAX_FACTOR, 255 // largest)
+    # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
+    fits = bool(ratio.min(initial=0) >= 0 and ratio.max(initial=0) * most <= 255)
+    best = np.full(ratio.shape, np.inf, np.float32)
+    factor, wanted, error = (np.zeros_like(ratio) for _ in range(3))
     for k in range(most, 0, -1):
         if k <= most // 2 and factor.all():
             break  # twice such a factor has been tried, and rounds no more
-        wanted = ratio * np.float32(k)
+        np.multiply(ratio, np.float32(k), out=wanted)
         rounded = np.rint(wanted)
-        error = np.abs(rounded - wanted) / np.float32(k)
+        np.subtract(rounded, wanted, out=error)
+        np.abs(error, out=error)
+        error /= np.float32(k)
         better = error < best
-        # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
-        better &= (rounded <= 255) & (rounded >= k * largest - 255)
+        if not fits:
+            better &= (rounded <= 255) & (rounded >= k * largest - 255)
         np.copyto(best, error, where=better)
         np.copyto(factor, np.float32(k), where=better)
-        np.copyto(zero, rounded, where=better)
+    zero = np.rint(ratio * factor)
     shift = np.maximum(0, -zero)
     return factor, shift, zero + shift
 
@@ -160,4 +166,4 @@ def packed(codes: Bytes, bits: int) -> Bytes:
     """[rows, columns] codes to [rows, columns · bits / 8], the first of a pair in the low half."""
     if bits == 8:
         return codes
-    return codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    return pack_codes(codes, bits).reshape(len(codes), -1)

@@ -22,7 +22,7 @@ from converters.gguf import TensorInfo
 from converters.parallel import run_in_order
 from converters.targets.onnx import expert_weights
 from converters.targets.onnx.expert_weights import ZeroPointed
-from converters.targets.onnx.experts import Stack
+from converters.targets.onnx.experts import ExpertSource, Stack
 from converters.targets.onnx.layout import Layout, Matrix, Source, Vector
 from converters.targets.onnx.pieces import Piece
 from converters.tensor_reader import TensorReader
@@ -77,6 +77,26 @@ class Slice(NamedTuple):
     row: int
 
 
+class StackSlice(NamedTuple):
+    """`rows` rows of each source of one expert, from the source's row `start` on."""
+
+    stack: Stack
+    expert: int
+    start: int
+    rows: int
+
+    @property
+    def place(self) -> int:
+        """The first of them among all experts' rows in the stack."""
+        return self.expert * self.stack.rows + self.start * len(self.stack.sources)
+
+    def weights(self, source: ExpertSource) -> tuple[int, int]:
+        """The first weight of the source's rows in its tensor, and how many they are."""
+        columns = self.stack.columns
+        first = expert_weights.first_weight(source, self.expert, self.start, columns)
+        return first, self.rows * columns
+
+
 class WeightsWriter:
     """Writes to a descriptor that the caller owns; `advance` is told bytes as they are written."""
 
@@ -90,7 +110,7 @@ class WeightsWriter:
         os.ftruncate(self._target, layout.weights_bytes)
         records = [self._write_vector(vector) for vector in layout.vectors.values()]
         records.append(self._write_matrices(layout.matrices))
-        records += [self._write_stack(stack) for stack in layout.stacks.values()]
+        records.append(self._write_stacks(list(layout.stacks.values())))
         return [record for group in records for record in group]
 
     def _write_vector(self, vector: Vector) -> list[TensorRecord]:
@@ -157,59 +177,71 @@ class WeightsWriter:
             written += self._put_columns(pieces["correction"], correction, row)
         return written
 
-    def _write_stack(self, stack: Stack) -> list[TensorRecord]:
-        roundings = [Rounding() for _ in stack.sources]
-        for expert, start, count in expert_weights.slices(stack):
-            place = expert * stack.rows + start * len(stack.sources)
-            if stack.form.kind == "float32":
-                self._write_expert_floats(stack, expert, start, count, place)
-            else:
-                self._write_expert_codes(stack, expert, start, count, place, roundings)
+    def _write_stacks(self, stacks: list[Stack]) -> list[TensorRecord]:
+        sums = {stack.name: [Rounding() for _ in stack.sources] for stack in stacks}
+
+        def finish(done: tuple[StackSlice, list[Rounding], int]) -> None:
+            part, roundings, written = done
+            for total, rounding in zip(sums[part.stack.name], roundings, strict=True):
+                total.merge(rounding)
+            self._advance(written)
+
+        slices = (
+            StackSlice(stack, *each) for stack in stacks for each in expert_weights.slices(stack)
+        )
+        run_in_order(self._write_stack_slice, slices, finish)
+        return [
+            record for stack in stacks for record in self._stack_records(stack, sums[stack.name])
+        ]
+
+    def _write_stack_slice(self, part: StackSlice) -> tuple[StackSlice, list[Rounding], int]:
+        """One rounding for each of the stack's sources. In any thread."""
+        roundings = [Rounding() for _ in part.stack.sources]
+        if part.stack.form.kind == "float32":
+            return part, roundings, self._write_expert_floats(part)
+        return part, roundings, self._write_expert_codes(part, roundings)
+
+    def _stack_records(self, stack: Stack, roundings: list[Rounding]) -> list[TensorRecord]:
         records = self._write_expert_biases(stack)
         name = _stack_form_name(stack)
         for source, rounding in zip(stack.sources, roundings, strict=True):
             records.append(_record(source.tensor, name, rounding, "re-encoded"))
         return records
 
-    def _write_expert_floats(
-        self, stack: Stack, expert: int, start: int, count: int, place: int
-    ) -> None:
+    def _write_expert_floats(self, part: StackSlice) -> int:
+        stack = part.stack
         parts = [
-            self._reader.floats(
-                source.tensor,
-                expert_weights.first_weight(source, expert, start, stack.columns),
-                count * stack.columns,
-            ).reshape(count, -1)
+            self._reader.floats(source.tensor, *part.weights(source)).reshape(part.rows, -1)
             for source in stack.sources
         ]
-        self._put_stack_rows(stack.pieces["values"], expert_weights.interleaved(parts), place)
+        rows = expert_weights.interleaved(parts)
+        return self._put_stack_rows(stack.pieces["values"], rows, part.place)
 
-    def _write_expert_codes(
-        self,
-        stack: Stack,
-        expert: int,
-        start: int,
-        count: int,
-        place: int,
-        roundings: list[Rounding],
-    ) -> None:
-        form, parts = stack.form, []
-        for source, rounding in zip(stack.sources, roundings, strict=True):
-            first = expert_weights.first_weight(source, expert, start, stack.columns)
-            raw = self._reader.blocks(source.tensor, first, count * stack.columns)
-            part = expert_weights.coded(source.tensor.type_name, raw, form.bits, form.block)
-            if not np.isfinite(part.scales).all():
-                raise MalformedFile(
-                    f"tensor {source.tensor.name!r} holds a scale that is not finite"
-                )
-            rounding.add_experts(part)
-            parts.append(part)
-        rows = [part.codes.reshape(count, stack.columns) for part in parts]
+    def _write_expert_codes(self, part: StackSlice, roundings: list[Rounding]) -> int:
+        form, pieces = part.stack.form, part.stack.pieces
+        parts = [
+            self._expert_codes(part, source, rounding)
+            for source, rounding in zip(part.stack.sources, roundings, strict=True)
+        ]
+        rows = [each.codes.reshape(part.rows, -1) for each in parts]
         codes = expert_weights.packed(expert_weights.interleaved(rows), form.bits)
-        self._put_stack_rows(stack.pieces["codes"], codes, place)
+        written = self._put_stack_rows(pieces["codes"], codes, part.place)
         for role in ("scales", "zeros") if form.has_zeros else ("scales",):
-            arrays = [getattr(part, role).reshape(count, -1) for part in parts]
-            self._put_stack_rows(stack.pieces[role], expert_weights.interleaved(arrays), place)
+            arrays = [getattr(each, role).reshape(part.rows, -1) for each in parts]
+            rows = expert_weights.interleaved(arrays)
+            written += self._put_stack_rows(pieces[role], rows, part.place)
+        return written
+
+    def _expert_codes(
+        self, part: StackSlice, source: ExpertSource, rounding: Rounding
+    ) -> ZeroPointed:
+        form, tensor = part.stack.form, source.tensor
+        raw = self._reader.blocks(tensor, *part.weights(source))
+        found = expert_weights.coded(tensor.type_name, raw, form.bits, form.block)
+        if not np.isfinite(found.scales).all():
+            raise MalformedFile(f"tensor {tensor.name!r} holds a scale that is not finite")
+        rounding.add_experts(found)
+        return found
 
     def _write_expert_biases(self, stack: Stack) -> list[TensorRecord]:
         if not stack.biases:
@@ -223,10 +255,10 @@ class WeightsWriter:
         self._put(np.concatenate(parts, axis=2), stack.pieces["bias"].offset)
         return [_record(source.tensor, "float32", Rounding()) for source in stack.biases]
 
-    def _put_stack_rows(self, piece: Piece, values: Array, row: int) -> None:
+    def _put_stack_rows(self, piece: Piece, values: Array, row: int) -> int:
         """As `_put_rows`, for a piece of [experts, rows, ·]."""
         self._put(values, piece.offset + row * (piece.nbytes // (piece.shape[0] * piece.shape[1])))
-        self._advance(values.nbytes)
+        return values.nbytes
 
     def _put_rows(self, piece: Piece, values: Array, row: int) -> int:
         self._put(values, piece.offset + row * (piece.nbytes // piece.shape[0]))

@@ -75,7 +75,8 @@ def test_rows_alternate_and_pairs_are_packed():
     gate, up = np.full((2, 4), 1, np.uint8), np.full((2, 4), 2, np.uint8)
     rows = interleaved([gate, up])
     assert rows[:, 0].tolist() == [1, 2, 1, 2]
-    assert packed(np.array([[1, 2, 3, 4]], np.uint8), 4).tolist() == [[0x21, 0x43]]
+    codes = np.arange(1, 9, dtype=np.uint8).reshape(1, 8)
+    assert packed(codes, 4).tolist() == [[0x21, 0x43, 0x65, 0x87]]
 
 
 @pytest.mark.parametrize(
