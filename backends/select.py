@@ -76,12 +76,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """`backend` and `device` are for `Load`, `target` for the converter; `reason` for people."""
+    """`backend` and `device` are for `Load`, `target` for the converter; `reason` for people.
+
+    `device_bytes`: all of the device's own memory; 0 where it uses the machine's.
+    """
 
     backend: str
     target: str
     device: str
     reason: str
+    device_bytes: int = 0
 
 
 class NoBackend(Exception):
@@ -194,7 +198,13 @@ def _choice(candidate: _Candidate, machine: Machine, passed_over: list[str]) -> 
         target=candidate.target,
         device=candidate.device,
         reason=reason,
+        device_bytes=_device_bytes(candidate, machine),
     )
+
+
+def _device_bytes(candidate: _Candidate, machine: Machine) -> int:
+    accelerators = _facts(machine, candidate.runtime).accelerators
+    return accelerators[0].total_bytes if candidate.device == "cuda" and accelerators else 0
 
 
 async def probe_machine() -> Machine:

@@ -289,6 +289,7 @@ FAILURE_CODES = {
     "template": "the chat template failed on these messages (400)",
     "load": "the model could not be loaded (500)",
     "memory": "not enough memory (500)",
+    "device": "the device is at fault, and another one may do (500)",
     "internal": "a defect or a runtime error (500)",
     "died": "the worker ended (500)",
     "cancelled": "the client or the daemon took it back (499)",

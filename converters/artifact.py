@@ -76,6 +76,7 @@ class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scales [rows, columns/block] at `scales_offset`; value = scale * (code - 2**(bits-1)), or, with a
     correction C fp32 [columns/block, rows] at `correction_offset` (>= 0), that plus C: in this order
     bit-equal to ggml's fp32 values, every step but the last being exact. `bits` 32: plain fp32 at `codes_offset`; 16: fp16.
+    `number_bits` 16: scales and correction are fp16.
     """
 
     rows: int
@@ -85,6 +86,7 @@ class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     block: int = 0
     scales_offset: int = -1
     correction_offset: int = -1
+    number_bits: int = 32
 
 
 class RowState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

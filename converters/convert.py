@@ -142,7 +142,8 @@ def _resident_bytes(planned: Plan) -> dict[str, int]:
     """MLX's CPU build computes in fp32, whatever the weights are stored in."""
     if isinstance(planned.layout, MlxLayout):
         return {"metal": planned.resident_bytes, "cpu": planned.layout.fp32_bytes}
-    return {"cpu": planned.resident_bytes}
+    device = "cuda" if planned.layout.number == "float16" else "cpu"
+    return {device: planned.resident_bytes}
 
 
 def _onnx_graph(planned: Plan) -> OnnxGraph | None:
@@ -152,6 +153,7 @@ def _onnx_graph(planned: Plan) -> OnnxGraph | None:
         embedding=planned.layout.embedding,
         top_k=onnx_target.top_k(planned.model),
         embedding_scale=planned.model.embedding_scale,
+        key_value_dtype=planned.layout.number,
         states=onnx_target.row_states(planned.model),
         vector_size=onnx_target.vector_size(planned.model) if planned.model.encoder else 0,
     )

@@ -42,9 +42,9 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`metadata` holds every key of the header; arrays are None here (see the module's docstring).
 
-    `refusals` says per target ("onnx", "mlx") why this build cannot convert the file; a target that
-    is absent can be converted. `estimates` gives artifact bytes on disk per target, `memory` what
-    it takes to load it. `kind` is
+    `refusals` says per target ("onnx" for its CPU form, "onnx-cuda", "mlx") why this build cannot
+    convert the file; a target that is absent can be converted. `estimates` gives artifact bytes on
+    disk per target, `memory` what it takes to load it. `kind` is
     "model", "projector", "adapter" or "vocabulary". `header_bytes` is where the tensor data begins,
     0 in inspections of older builds.
     """

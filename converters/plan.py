@@ -12,6 +12,7 @@ import re
 import msgspec
 
 from converters.architectures.library import library_form
+from converters.architectures.mixers import Attention, LatentAttention
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
@@ -40,7 +41,7 @@ _PACKED_BITS_PER_BLOCK = 64
 
 
 # Target → the name that an inspection gives its runtime.
-RUNTIMES = {"onnx-cpu": "onnx", "mlx": "mlx"}
+RUNTIMES = {"onnx-cpu": "onnx", "onnx-cuda": "onnx-cuda", "mlx": "mlx"}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +66,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if self.model.encoder:
             return 0
         mixers = [block.mixer for block in self.model.blocks]
-        return sum(2 * each.kv_heads * each.head_size for each in mixers) * 4
+        numbers = sum(2 * each.kv_heads * each.head_size for each in mixers)
+        return numbers * (2 if self.layout.number == "float16" else 4)
 
     @property
     def context_length(self) -> int:
@@ -88,7 +90,11 @@ def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
         layout = plan_mlx_layout(model, tensors, family_of(model))
         files_bytes = resident_bytes = layout.weights_bytes
     else:
-        layout = plan_onnx_layout(model, tensors, precise=precise)
+        number = "float32"
+        if target == "onnx-cuda":
+            _check_cuda(model, precise=precise)
+            number = "float16"
+        layout = plan_onnx_layout(model, tensors, precise=precise, number=number)
         files_bytes, resident_bytes = _onnx_bytes(layout), _resident_bytes(layout)
     return Plan(
         target=target,
@@ -103,7 +109,7 @@ def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
 
 
 class Assessment(msgspec.Struct, frozen=True):
-    """What an inspection says of converting one file, by runtime ("onnx", "mlx").
+    """What an inspection says of converting one file, by the names in `RUNTIMES`.
 
     `estimates` are bytes of the artifact.
     """
@@ -147,6 +153,19 @@ def require_convertible(file: GgufFile) -> None:
         raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
 
 
+def _check_cuda(model: ModelShape, *, precise: bool) -> None:
+    """What the CUDA provider has no kernels for, or what has not been tried on it."""
+    if precise:
+        raise Unsupported("precise artifacts are for the CPU: CUDA computes in fp16")
+    if model.encoder:
+        raise Unsupported(f"{model.architecture}: embedding models run on the CPU")
+    stateful = [b for b in model.blocks if not isinstance(b.mixer, Attention | LatentAttention)]
+    if stateful:
+        raise Unsupported(
+            f"{model.architecture}: blocks with a state are not supported on CUDA yet"
+        )
+
+
 def _check_head_sizes(model: ModelShape) -> None:
     """The artifact states one head size for all blocks."""
     mixers = [block.mixer for block in model.blocks]
@@ -175,7 +194,14 @@ def _onnx_bytes(layout: OnnxLayout) -> int:
 
 
 def _resident_bytes(layout: OnnxLayout) -> int:
-    """What a CPU session keeps on the heap; the raw weights stay mapped and can be dropped."""
+    """What a CPU session keeps on the heap; the raw weights stay mapped and can be dropped.
+
+    On a device everything but the table for the look-up lies as it is in the file.
+    """
+    if layout.number == "float16":
+        own_table = layout.matrices.get("embedding")
+        table = sum(piece.nbytes for piece in own_table.pieces.values()) if own_table else 0
+        return layout.weights_bytes - table
     bits = 0
     for matrix in layout.matrices.values():
         if matrix.name == "embedding":

@@ -124,7 +124,8 @@ async def open_rooms(
     await memory.start()
     stack.push_async_callback(memory.close)
     residency = Residency(
-        ResidencySettings.of(config), ArtifactPlacer(conversions, choice.for_model, memory)
+        ResidencySettings.of(config),
+        ArtifactPlacer(conversions, choice.for_model, memory, avoid=choice.remember_failure),
     )
     stack.push_async_callback(residency.close)
     transfers = Transfers(config, store, conversions, choice.target_for, version=daemon_version())

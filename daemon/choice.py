@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from backends.select import Choice, Machine, NoBackend, probe_machine, select_backend
 from converters.inspection import Inspection
@@ -14,6 +14,7 @@ from daemon.models.jobs import Conversions
 from daemon.models.resolved import ResolvedModel
 
 log = logging.getLogger(__name__)
+_NONE: Mapping[str, str] = {}
 
 
 async def _probed(probe: Callable[[], Coroutine[None, None, Machine]]) -> Machine:
@@ -36,22 +37,35 @@ class BackendChoice:
         self._conversions = conversions
         self._wanted = wanted
         self._machine = asyncio.create_task(_probed(probe))
+        self._failures: dict[tuple[str, str], str] = {}
 
     async def for_model(self, model: ResolvedModel) -> Choice:
         """Raises LoadFailed with every reason when nothing here can run the model."""
-        inspection = await self._conversions.inspect(model.require_weights().digest)
-        choice = await self._choose(inspection)
+        digest = model.require_weights().digest
+        inspection = await self._conversions.inspect(digest)
+        failures = {
+            target: reason
+            for (source, target), reason in self._failures.items()
+            if source == digest
+        }
+        if model.adapters:
+            failures.setdefault("onnx-cuda", "adapters are not supported on CUDA yet")
+        choice = await self._choose(inspection, failures)
         log.info("%s: %s", model.name.short, choice.reason)
         return choice
+
+    def remember_failure(self, source: str, target: str, reason: str) -> None:
+        """A device could not hold these weights or computed wrong numbers: not tried again."""
+        self._failures[source, target] = reason
 
     async def target_for(self, inspection: Inspection) -> str:
         """What to convert these weights to. Raises LoadFailed."""
         return (await self._choose(inspection)).target
 
-    async def _choose(self, inspection: Inspection) -> Choice:
+    async def _choose(self, inspection: Inspection, failures: Mapping[str, str] = _NONE) -> Choice:
         machine = await asyncio.shield(self._machine)
         try:
-            return select_backend(machine, inspection.refusals, self._wanted)
+            return select_backend(machine, {**inspection.refusals, **failures}, self._wanted)
         except NoBackend as error:
             raise LoadFailed(str(error)) from error
 

@@ -63,6 +63,10 @@ class LoadFailed(DaemonError):
     """A model that cannot be put into memory, or a conversion that failed."""
 
 
+class DeviceFailed(LoadFailed):
+    """A device cannot hold this model, or computed wrong numbers; another device may do."""
+
+
 class WorkerDied(DaemonError):
     """The worker process ended under a request."""
 
@@ -103,6 +107,7 @@ FAILURE_CLASSES: dict[str, type[DaemonError]] = {
     "template": Invalid,
     "load": LoadFailed,
     "memory": LoadFailed,
+    "device": DeviceFailed,
     "internal": Internal,
     "died": WorkerDied,
     "cancelled": Cancelled,

@@ -14,6 +14,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What this engine can do with this model. The text side refuses the rest by name.
 
     `numbers` is the type that it computes in ("float16"), where the engine chooses one.
+    `device_bytes`: what it may come to hold of a device's own memory, 0 on the CPU.
     """
 
     context_length: int
@@ -26,6 +27,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     reproducible_batches: bool = False
     device: str = "cpu"
     numbers: str = ""
+    device_bytes: int = 0
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ in `inputs_embeds` f32 [B,S,E], `seqlens_k` i32 [B] (ids of the row after this r
 i32 [] (most ids of any row), `logit_rows` i64 [R] (flat index into B*S), rotary tables, and per block
 `past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
 `lse` f32 [R], in newer artifacts `hidden` f32 [R,E], and `present_*`, bound to the memory of
-`past_*`.
+`past_*`. Rotary tables, keys and values are f16 where the artifact's `key_value_dtype` says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from backends.onnx.device import Device
+from backends.onnx.planes import Plane
 from backends.onnx.rope import rotary_tables
-from backends.onnx.rows import KeyValueRows, Plane
-from backends.onnx.scores import Scores
+from backends.onnx.rows import KeyValueRows
+from backends.onnx.scores import DeviceLines, Scores
 from backends.types import EngineError
 from converters.artifact import Artifact
 
@@ -60,14 +62,23 @@ class BoundGraph:
         *,
         most_rows: int,
         most_scores: int,
+        device: Device | None = None,
     ) -> None:
-        """A run is over `most_rows` rows at most and scores `most_scores` positions at most."""
+        """A run is over `most_rows` rows at most and scores `most_scores` positions at most.
+
+        `device` is where the session runs and the rows lie; None is the CPU and its own memory.
+        """
         if artifact.onnx is None:
             raise EngineError("load", "the artifact was not made for ONNX Runtime")
         self._session = session
         self._rows = rows
         self._key_value_dtype = np.dtype(artifact.onnx.key_value_dtype)
-        self._tables = rotary_inputs(artifact, rows.capacity)
+        self._device = device
+        self._word = device.word if device else "cpu"
+        self._tables = {
+            name: ort.OrtValue.ortvalue_from_numpy(table, self._word, 0)
+            for name, table in rotary_inputs(artifact, rows.capacity).items()
+        }
         self._check_inputs()
         self._bindings: OrderedDict[tuple[int, int, bool], ort.IOBinding] = OrderedDict()
         self._embeddings = np.zeros((most_rows, 1, artifact.embedding_length), np.float32)
@@ -76,8 +87,9 @@ class BoundGraph:
         self._total = np.zeros((), np.int32)
         self._wanted = np.zeros(count, np.int64)
         top_k = min(artifact.onnx.top_k, artifact.vocabulary)
+        self._lines = DeviceLines(device, count, artifact.vocabulary) if device else None
         self._scores = Scores(
-            np.zeros((count, artifact.vocabulary), np.float32),
+            self._lines or np.zeros((count, artifact.vocabulary), np.float32),
             np.zeros((count, top_k), np.float32),
             np.zeros((count, top_k), np.int64),
             np.zeros(count, np.float32),
@@ -110,13 +122,22 @@ class BoundGraph:
         self._lengths[:count] -= 1
         self._total[...] = max(totals)
         self._wanted[: len(wanted)] = wanted
-        is_decode = embeddings.shape[1] == 1 and len(wanted) == count
+        if self._rows.reserve(max(totals)):
+            self._bindings.clear()  # they point to where the rows were
+        if self._lines is not None:
+            self._lines.forget()
+        # What is bound from the host for a device is copied when it is bound, so never kept.
+        is_decode = self._device is None and embeddings.shape[1] == 1 and len(wanted) == count
         binding = self._binding(first_row, count, is_decode=is_decode)
         if is_decode:
             self._embeddings[:count] = embeddings
         else:
             self._bind_small(binding, embeddings, count, len(wanted))
+        if self._device is not None:
+            binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
+        if self._device is not None:
+            binding.synchronize_outputs()
         self._rows.states.commit(first_row, count)
         return self._scores.first(len(wanted))
 
@@ -129,12 +150,20 @@ class BoundGraph:
         _bind_input(binding, "total", self._total)
         _bind_input(binding, "logit_rows", self._wanted[:wanted])
         scores = self._scores.first(wanted)
-        _bind_output(binding, "logits", scores.logits)
+        self._bind_logits(binding, scores)
         _bind_output(binding, "topk_values", scores.values)
         _bind_output(binding, "topk_ids", scores.ids)
         _bind_output(binding, "lse", scores.lse)
         if self.has_hidden:
             _bind_output(binding, "hidden", scores.hidden)
+
+    def _bind_logits(self, binding: ort.IOBinding, scores: Scores) -> None:
+        if isinstance(scores.logits, np.ndarray):
+            _bind_output(binding, "logits", scores.logits)
+            return
+        assert self._lines is not None
+        shape = [len(scores.lse), scores.vocabulary]
+        binding.bind_output("logits", self._word, 0, np.float32, shape, self._lines.address)
 
     def _binding(self, first_row: int, count: int, *, is_decode: bool) -> ort.IOBinding:
         """A binding whose KV rows and tables are in place already; for decode the rest too."""
@@ -144,9 +173,9 @@ class BoundGraph:
             return self._bindings[key]
         binding = self._session.io_binding()
         for name, table in self._tables.items():
-            _bind_input(binding, name, table)
+            binding.bind_ortvalue_input(name, table)
         for view in self._rows.views(first_row, count):
-            place = ("cpu", 0, self._key_value_dtype.type, list(view.shape), view.address)
+            place = (self._word, 0, self._key_value_dtype.type, list(view.shape), view.address)
             binding.bind_input(view.past, *place)
             binding.bind_output(view.present, *place)
         for state in self._rows.states.views(first_row, count):
@@ -165,13 +194,17 @@ class BoundGraph:
         del self._session
 
 
-def rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.float32]]:
-    """Name of the graph's input → its table, for as many positions as a row may have."""
-    inputs: dict[str, NDArray[np.float32]] = {}
+def rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.floating]]:
+    """Name of the graph's input → its table, for as many positions as a row may have.
+
+    In the numbers of keys and values, as the attention node asks.
+    """
+    dtype = np.dtype(artifact.onnx.key_value_dtype if artifact.onnx else "float32")
+    inputs: dict[str, NDArray[np.floating]] = {}
     for table_name, table in artifact.rope.items():
         if table_name not in _TABLE_INPUTS:
             raise EngineError("load", f"unknown rotary table {table_name!r} in the artifact")
-        tables = rotary_tables(table, positions, positions)
+        tables = [one.astype(dtype) for one in rotary_tables(table, positions, positions)]
         inputs.update(zip(_TABLE_INPUTS[table_name], tables, strict=True))
     return inputs
 

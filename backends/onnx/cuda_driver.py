@@ -142,6 +142,14 @@ class CudaDriver:
             self._check("cuMemcpy2DUnaligned", code)
             self._check("cuCtxSynchronize", self._library.cuCtxSynchronize())
 
+    def read(self, address: int, target: int, size: int) -> None:
+        """From the device to the host's memory at `target`."""
+        with _Current(self):
+            code = self._library.cuMemcpyDtoH_v2(
+                ctypes.c_void_p(target), ctypes.c_uint64(address), ctypes.c_size_t(size)
+            )
+            self._check("cuMemcpyDtoH", code)
+
 
 class _Current:
     """The device's primary context, which runtimes share, made current for a few calls."""

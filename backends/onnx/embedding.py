@@ -31,13 +31,15 @@ class EmbeddingTable:
         if table.bits not in (4, 8) or table.block < 1 or columns % table.block:
             raise EngineError("load", f"unknown embedding form: {table.bits} bits")
         groups = columns // table.block
-        fp32 = np.dtype(np.float32)
+        if table.number_bits not in (16, 32):
+            raise EngineError("load", f"unknown embedding scales: {table.number_bits} bits")
+        number = np.dtype(np.float16 if table.number_bits == 16 else np.float32)
         coded = (rows, columns * table.bits // 8)
         self._codes = self._map(table.codes_offset, np.dtype(np.uint8), coded)
-        self._scales = self._map(table.scales_offset, fp32, (rows, groups))
+        self._scales = self._map(table.scales_offset, number, (rows, groups))
         self._correction = None
         if table.correction_offset >= 0:
-            self._correction = self._map(table.correction_offset, fp32, (groups, rows))
+            self._correction = self._map(table.correction_offset, number, (groups, rows))
 
     def _map(self, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:
         end = offset + shape[0] * shape[1] * dtype.itemsize
@@ -59,10 +61,11 @@ class EmbeddingTable:
         """In the order of `CodedTable`: bit-equal to ggml's fp32 values."""
         table = self._table
         codes = self._unpacked(index).reshape(len(index), -1, table.block)
-        values = self._scales[index][:, :, None] * (codes - np.float32(1 << (table.bits - 1)))
+        scales: NDArray[np.float32] = self._scales[index].astype(np.float32, copy=False)
+        values = scales[:, :, None] * (codes - np.float32(1 << (table.bits - 1)))
         if self._correction is not None:
             values += self._correction[:, index].T[:, :, None]
-        return values.reshape(len(index), table.columns)
+        return values.reshape(len(index), table.columns).astype(np.float32, copy=False)
 
     def _unpacked(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Codes as float32, low bits first."""

@@ -328,11 +328,11 @@ class OnnxEngine:
         """Samples from one line of the scores; the row leaves when that ends the answer."""
         generation, sampler = seat.generation, seat.sampler
         try:
-            logits, lse = scores.logits[place], float(scores.lse[place])
+            lse = float(scores.lse[place])
             ids, values = scores.ids[place], scores.values[place]
-            token_id = sampler.sample_top(ids, values, lse, logits.size)
+            token_id = sampler.sample_top(ids, values, lse, scores.vocabulary)
             if token_id is None:
-                token_id = sampler.sample(logits)
+                token_id = sampler.sample(scores.logits[place])
             if token_id not in generation.request.end_ids:
                 sampler.accept(token_id)
             logprob, top = raw_logprobs(scores, place, token_id, generation.request.top_logprobs)

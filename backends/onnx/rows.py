@@ -8,27 +8,14 @@ side, so that n neighbouring rows are one tensor and one row is a view of it. A 
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from backends.onnx.row_memory import RowMemory
+from backends.onnx.planes import HostPlanes, Plane, PlaneStore
 from backends.onnx.row_states import RowStates
 from converters.artifact import RowState
-
-
-class Plane(NamedTuple):
-    """One cached tensor of the graph; `size` is the head size."""
-
-    past: str
-    present: str
-    heads: int
-    size: int
 
 
 class PlaneView(NamedTuple):
@@ -99,39 +86,20 @@ class KeyValueRows:
         dtype: np.dtype,
         budget_bytes: int,
         states: Sequence[RowState] = (),
+        store: PlaneStore | None = None,
     ) -> None:
+        """`store`: where keys and values lie, the machine's own memory if it is not given."""
         self.count = rows
         self.states = RowStates(states, rows)
         self.capacity = capacity
         self._planes = tuple(planes)
-        self._dtype = dtype
-        self._heads_by_size: Counter[int] = Counter()
-        for plane in self._planes:
-            self._heads_by_size[plane.size] += plane.heads
-        self._stride = _page_aligned_positions(self._planes, capacity, dtype.itemsize)
         self._budget_bytes = budget_bytes
         self.position_bytes = max(1, sum(p.heads * p.size for p in self._planes) * dtype.itemsize)
-        self._memory = RowMemory(rows * self._stride * self.position_bytes)
-        self._offsets = tuple(self._plane_offsets())
-        self._views = self._make_views()
+        self._store: PlaneStore = store or HostPlanes(
+            planes, rows=rows, capacity=capacity, dtype=dtype
+        )
         self._taken: dict[int, Row] = {}
         self._free = set(range(rows))
-
-    def _row_bytes(self, plane: Plane) -> int:
-        return plane.heads * self._stride * plane.size * self._dtype.itemsize
-
-    def _plane_offsets(self) -> Iterator[int]:
-        offset = 0
-        for plane in self._planes:
-            yield offset
-            offset += self.count * self._row_bytes(plane)
-
-    def _make_views(self) -> list[NDArray[np.generic]]:
-        views: list[NDArray[np.generic]] = []
-        for plane, offset in zip(self._planes, self._offsets, strict=True):
-            shape = (self.count, plane.heads, self._stride, plane.size)
-            views.append(self._memory.array(self._dtype, shape, offset))
-        return views
 
     # ---- who has which row ----
 
@@ -190,27 +158,28 @@ class KeyValueRows:
             self._vacate(row.target)
 
     def _vacate(self, index: int) -> None:
-        for plane, offset in zip(self._planes, self._offsets, strict=True):
-            size = self._row_bytes(plane)
-            self._memory.give_back(offset + index * size, size)
+        self._store.give_back(index, 0, self._store.stride)
         self._free.add(index)
 
     def _give_back_tail(self, row: Row) -> None:
         """The pages behind the row's length that hold something."""
-        for plane, offset in zip(self._planes, self._offsets, strict=True):
-            item = plane.size * self._dtype.itemsize
-            begin, end = _whole_pages(row.length * item), _whole_pages(row.peak * item)
-            first = offset + row.index * self._row_bytes(plane)
-            for head in range(plane.heads):
-                self._memory.give_back(first + head * self._stride * item + begin, end - begin)
+        self._store.give_back(row.index, row.length, row.peak)
         row.peak = row.length
+
+    def reserve(self, positions: int) -> bool:
+        """Before a run that makes a row so long. True: every row lies elsewhere now."""
+        held: dict[int, int] = {}
+        for row in self._taken.values():
+            held[row.index] = row.peak
+            if row.target >= 0:
+                held[row.target] = row.copied
+        return self._store.grow(positions, held)
 
     def views(self, first: int, count: int) -> Iterator[PlaneView]:
         """Rows `first` to `first + count - 1` of every plane."""
-        for plane, view in zip(self._planes, self._views, strict=True):
-            shape = (count, plane.heads, self._stride, plane.size)
-            address = view.ctypes.data + first * self._row_bytes(plane)
-            yield PlaneView(plane.past, plane.present, shape, address)
+        for index, plane in enumerate(self._planes):
+            shape = (count, plane.heads, self._store.stride, plane.size)
+            yield PlaneView(plane.past, plane.present, shape, self._store.address(index, first))
 
     def touched_bytes(self) -> int:
         """Memory behind the active rows, counted in whole pages."""
@@ -222,12 +191,8 @@ class KeyValueRows:
 
     def _touched_by(self, *, is_idle: bool) -> int:
         rows = [row for row in self._taken.values() if row.is_idle is is_idle]
-        return sum(self._touched(row.peak) + self._touched(row.copied) for row in rows)
-
-    def _touched(self, positions: int) -> int:
-        item = self._dtype.itemsize
-        sizes = self._heads_by_size.items()
-        return sum(heads * _whole_pages(positions * size * item) for size, heads in sizes)
+        touched = self._store.touched
+        return sum(touched(row.peak) + touched(row.copied) for row in rows)
 
     # ---- moving what rows hold ----
 
@@ -235,8 +200,8 @@ class KeyValueRows:
         """Copies what `target` lacks of the first `length` positions of `source`, within the budget."""
         begin = target.length
         end = min(length, source.length, begin + max(1, budget_bytes // self.position_bytes))
-        for view in self._views:
-            view[target.index, :, begin:end] = view[source.index, :, begin:end]
+        if end > begin:
+            self._store.copy(source.index, target.index, begin, end)
         is_exact = target.exact_length == begin
         target.length = max(begin, end)
         target.peak = max(target.peak, end)
@@ -245,17 +210,11 @@ class KeyValueRows:
 
     def read_block(self, row: Row, begin: int, end: int) -> bytes:
         """Positions `begin` to `end` of every plane, one after the other: [heads, positions, size]."""
-        return b"".join(view[row.index, :, begin:end].tobytes() for view in self._views)
+        return self._store.read(row.index, begin, end)
 
     def write_block(self, row: Row, begin: int, data: bytes, positions: int) -> None:
         """The first `positions` of what `read_block` gave, to where `begin` is. Changes no length."""
-        held, offset = len(data) // self.position_bytes, 0
-        for plane, view in zip(self._planes, self._views, strict=True):
-            count = plane.heads * held * plane.size
-            block = np.frombuffer(data, self._dtype, count, offset)
-            offset += count * self._dtype.itemsize
-            shaped = block.reshape(plane.heads, held, plane.size)
-            view[row.index, :, begin : begin + positions] = shaped[:, :positions]
+        self._store.write(row.index, begin, data, positions)
 
     def compact(self, active: Sequence[Row], budget_bytes: int) -> None:
         """Moves active rows downwards until they are neighbours.
@@ -264,7 +223,7 @@ class KeyValueRows:
         into holes only, at most `budget_bytes` in one call: a row too long for that is copied over
         several and stays where it is until the copy is whole; meanwhile it only grows.
         """
-        if self._memory.can_move:
+        if self._store.can_move:
             self._compact_pages(active)
             return
         positions = max(1, budget_bytes // self.position_bytes)
@@ -289,9 +248,7 @@ class KeyValueRows:
             self._move_pages(max(active, key=lambda row: row.index), hole)
 
     def _move_pages(self, row: Row, target: int) -> None:
-        for plane, offset in zip(self._planes, self._offsets, strict=True):
-            size = self._row_bytes(plane)
-            self._memory.move(offset + row.index * size, offset + target * size, size)
+        self._store.move(row.index, target)
         self._settle(row, target)
 
     def _settle(self, row: Row, target: int) -> None:
@@ -313,8 +270,8 @@ class KeyValueRows:
 
     def _copy(self, row: Row, positions: int) -> None:
         end = row.copied + positions
-        for view in self._views:
-            view[row.target, :, row.copied : end] = view[row.index, :, row.copied : end]
+        if positions:
+            self._store.copy(row.index, row.target, row.copied, end)
         row.copied = end
         if end >= row.length:
             self._vacate(row.index)
@@ -322,11 +279,10 @@ class KeyValueRows:
             row.target, row.copied, row.peak = -1, 0, row.length
 
     def close(self) -> None:
-        """Drops the views; the system takes the memory back once nothing points into it."""
+        """The memory comes back once nothing points into it."""
         self._taken.clear()
         self._free.clear()
-        self._views = []
-        del self._memory
+        self._store.close()
 
 
 def contiguous(rows: Sequence[Row]) -> list[list[Row]]:
@@ -338,16 +294,3 @@ def contiguous(rows: Sequence[Row]) -> list[list[Row]]:
         else:
             runs.append([row])
     return runs
-
-
-def _page_aligned_positions(planes: Sequence[Plane], capacity: int, itemsize: int) -> int:
-    """The capacity rounded up so that every head of every row begins on a page."""
-    step = 1
-    for plane in planes:
-        per_position = plane.size * itemsize
-        step = math.lcm(step, mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, per_position))
-    return -(-capacity // step) * step
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

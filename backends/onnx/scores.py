@@ -1,13 +1,48 @@
-"""What one run says of the positions that were wanted."""
+"""What one run says of the positions that were wanted.
+
+The logits of a run on a device stay there until somebody asks for a line of them.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.engine.filters import likeliest
+from backends.onnx.device import Device
+
+
+class Lines(Protocol):
+    """Float32 [wanted, vocabulary], a line at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, place: int, /) -> NDArray[np.float32]: ...
+
+
+class DeviceLines:
+    """Lines in a device's memory; each is read once, until `forget`."""
+
+    def __init__(self, device: Device, lines: int, width: int) -> None:
+        self._device = device
+        self._buffer = device.allocate(lines * width * 4)
+        self._read: dict[int, NDArray[np.float32]] = {}
+        self.shape = (lines, width)
+        self.address = self._buffer.address
+
+    def forget(self) -> None:
+        """Another run writes now."""
+        self._read.clear()
+
+    def __getitem__(self, place: int, /) -> NDArray[np.float32]:
+        if place not in self._read:
+            line = np.empty(self.shape[1], np.float32)
+            self._device.read(self.address + place * line.nbytes, line)
+            self._read[place] = line
+        return self._read[place]
 
 
 class Scores(NamedTuple):
@@ -16,15 +51,20 @@ class Scores(NamedTuple):
     `hidden` is what the head is given, and stays zero where the graph does not say it.
     """
 
-    logits: NDArray[np.float32]
+    logits: Lines
     values: NDArray[np.float32]
     ids: NDArray[np.int64]
     lse: NDArray[np.float32]
     hidden: NDArray[np.float32]
 
+    @property
+    def vocabulary(self) -> int:
+        return self.logits.shape[-1]
+
     def first(self, count: int) -> Scores:
+        logits = self.logits
         return Scores(
-            self.logits[:count],
+            logits[:count] if isinstance(logits, np.ndarray) else logits,
             self.values[:count],
             self.ids[:count],
             self.lse[:count],
@@ -39,9 +79,10 @@ def raw_logprobs(
     if wanted < 0:
         return None, ()
     lse = float(scores.lse[place])
-    logits = scores.logits[place]
-    ids, values = scores.ids[place][:wanted], scores.values[place][:wanted]
+    ids, values = scores.ids[place], scores.values[place]
+    chosen = np.flatnonzero(ids == token_id)
+    value = values[chosen[0]] if chosen.size else scores.logits[place][token_id]
     if wanted > ids.size:
-        ids, values = likeliest(logits, wanted)
-    top = tuple((int(i), float(v) - lse) for i, v in zip(ids, values, strict=True))
-    return float(logits[token_id]) - lse, top
+        ids, values = likeliest(scores.logits[place], wanted)
+    pairs = zip(ids[:wanted], values[:wanted], strict=True)
+    return float(value) - lse, tuple((int(i), float(v) - lse) for i, v in pairs)

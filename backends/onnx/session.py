@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from backends.onnx.adapter import LoadedAdapter
+from backends.onnx.cuda_trial import PROVIDER, preload
 from backends.types import EngineError
 from converters.artifact import GRAPH_FILE, Artifact
 
@@ -72,6 +73,43 @@ class _AdaptedSession(ort.InferenceSession):
         super().__init__(graph, options, providers=_PROVIDERS)
 
 
+def open_reference_session(folder: pathlib.Path) -> ort.InferenceSession:
+    """On the CPU, for a run or two: nothing is packed, so loading costs neither time nor memory."""
+    options = session_options(threads=0, force_fp32=True)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=_PROVIDERS)
+    except Exception as error:
+        raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error
+
+
+def _open_on_cuda(folder: pathlib.Path) -> ort.InferenceSession:
+    """NOTE: the runtime takes the CPU where CUDA does not load, so what it took is looked at."""
+    preload()
+    options = session_options(threads=0, force_fp32=False)
+    # The hand-tuned product of fp16 with codes, for the matrices whose shape it can do.
+    options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
+    try:
+        session = ort.InferenceSession(
+            str(folder / GRAPH_FILE), options, providers=[(PROVIDER, cuda_options())]
+        )
+    except Exception as error:
+        raise EngineError("device", f"the GPU could not load the model: {error}") from error
+    if PROVIDER not in session.get_providers():
+        raise EngineError("device", "ONNX Runtime could not load its CUDA provider")
+    return session
+
+
+def cuda_options() -> dict[str, str]:
+    """Memory is taken as it is asked for, not doubled; fp32 sums stay fp32."""
+    return {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+
+
 def open_session(
     folder: pathlib.Path,
     artifact: Artifact,
@@ -79,11 +117,14 @@ def open_session(
     threads: int,
     precise: bool,
     adapter: LoadedAdapter | None = None,
+    device: str = "cpu",
 ) -> ort.InferenceSession:
-    """A CPU session on the artifact's graph, or on the adapter's over the artifact's weights.
+    """A session on the artifact's graph, or on the adapter's over the artifact's weights.
 
-    Raises EngineError("load").
+    Raises EngineError: "load", or "device" for what is the device's fault.
     """
+    if device == "cuda":
+        return _open_on_cuda(folder)
     options = session_options(threads=threads, force_fp32=precise and not artifact.precise)
     try:
         if adapter is None:

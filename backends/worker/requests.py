@@ -285,7 +285,7 @@ class Requests:
                 request_id=self._load.request_id,
                 context_length=capabilities.context_length,
                 rows=capabilities.rows,
-                resident_bytes=resident_bytes(),
+                resident_bytes=capabilities.device_bytes or resident_bytes(),
                 load_ns=report.load_ns,
                 capabilities=(*found, "rank") if self._ranks else tuple(found),
                 device=capabilities.device,

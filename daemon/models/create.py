@@ -25,6 +25,7 @@ from daemon.models.create_adapter import (
     convert_adapter,
     import_adapter,
     peft_files,
+    target_with,
     weights_layer,
     with_adapter,
 )
@@ -291,7 +292,7 @@ class Creator:
         draft.layers = with_adapter(draft.layers, layer)
         if draft.inspection is None:
             raise LoadFailed("the weights that the adapter is for cannot be read")
-        target = await self.target_for(draft.inspection)
+        target = target_with(await self.target_for(draft.inspection), draft.layers)
         await self._conversions.check_adapter(digest, parse_digest(weights.digest), target)
 
     async def target_for(self, inspection: Inspection) -> str:
@@ -300,7 +301,7 @@ class Creator:
 
     async def _convert(self, draft: _Draft) -> AsyncGenerator[CreateStatus]:
         assert draft.inspection is not None
-        target = await self.target_for(draft.inspection)
+        target = target_with(await self.target_for(draft.inspection), draft.layers)
         digest = parse_digest(weights_layer(draft.layers).digest)
         adapting = convert_adapter(self._conversions, draft.layers, target)
         try:

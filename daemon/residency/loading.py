@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from backends.types import Load, Loaded
-from daemon.errors import DaemonError, LoadFailed, WorkerDied
+from daemon.errors import DaemonError, DeviceFailed, LoadFailed, WorkerDied
 from daemon.residency.placement import Placement
 from daemon.residency.worker_process import WorkerLimits, WorkerProcess
 
@@ -70,6 +70,8 @@ def _load(order: LoadOrder) -> Load:
 
 def explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
     """Which model, why, and what it needs beside what there is."""
+    if isinstance(error, DeviceFailed):
+        return DeviceFailed(f"model '{order.name}' could not be loaded: {error.message}")
     needed = order.placement.needed_bytes(order.row_length)
     return LoadFailed(
         f"model '{order.name}' could not be loaded: {error.message} "
@@ -84,6 +86,13 @@ def too_large(name: str, needed_bytes: int, free_bytes: int, placement: Placemen
     return LoadFailed(
         f"model requires more system memory ({in_gib(needed_bytes)}) than is available "
         f"({in_gib(free_bytes)}): '{name}'{disk}"
+    )
+
+
+def too_large_for_device(placement: Placement, needed_bytes: int) -> DeviceFailed:
+    return DeviceFailed(
+        f"the model needs {in_gib(needed_bytes)} on {placement.device}, which has "
+        f"{in_gib(placement.device_bytes)}"
     )
 
 

@@ -37,7 +37,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """`artifact` is a folder. `max_context_length` 0: the model states none.
 
     `weight_bytes` is the estimate of the memory that everything but the KV cache takes.
-    `reason` is the sentence that says why it runs there.
+    `reason` is the sentence that says why it runs there; `target` what was converted to.
+    `device_bytes`: all memory of a device that has its own, which then holds the model; else 0.
     `original_context_length` > 0 only for longrope, where longer rows need another worker.
     `in_memory`: the artifact is one of memory, made when the load begins; `weight_bytes` counts it.
     """
@@ -55,6 +56,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     precise: bool = False
     reason: str = ""
     in_memory: InMemory | None = None
+    target: str = ""
+    device_bytes: int = 0
 
     def row_length(self, wanted: int) -> int:
         """Ids a row must hold for `wanted`, which no model exceeds its own length for."""
@@ -91,6 +94,10 @@ class Placer(Protocol):
         """The worker of a prepared placement is gone: what was made for it goes too."""
         ...
 
+    def avoid(self, model: ResolvedModel, placement: Placement, reason: str) -> None:
+        """The placement's device cannot hold the model, or is wrong: `place` finds another one."""
+        ...
+
 
 def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Placement:
     """The placement of an artifact that exists, without adapter."""
@@ -106,6 +113,8 @@ def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Pl
         original_context_length=max(originals, default=0) if has_long else 0,
         precise=artifact.precise,
         reason=choice.reason,
+        target=choice.target,
+        device_bytes=choice.device_bytes,
     )
 
 
@@ -145,14 +154,20 @@ class ArtifactPlacer:
         conversions: Conversions,
         choose: Callable[[ResolvedModel], Awaitable[Choice]],
         memory: Memory | None = None,
+        avoid: Callable[[str, str, str], None] = lambda _source, _target, _reason: None,
     ) -> None:
         """`choose` raises DaemonError when nothing here can run the model.
 
         `memory` takes the artifacts that the disk has no room for; None: such a load fails.
+        `avoid` is told a source, a target and why `choose` must not give it again.
         """
         self._conversions = conversions
         self._choose = choose
         self._memory = memory
+        self._avoid = avoid
+
+    def avoid(self, model: ResolvedModel, placement: Placement, reason: str) -> None:
+        self._avoid(model.require_weights().digest, placement.target, reason)
 
     async def place(self, model: ResolvedModel) -> Placement:
         model.require_adapters()

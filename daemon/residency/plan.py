@@ -6,7 +6,7 @@ on every arrival and departure and carries it out. Nothing here waits, measures 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -61,10 +61,20 @@ class WaitingView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """`free_bytes` is what the machine could still give now, beside the workers that run."""
+    """`free_bytes` is what the machine could still give now, beside the workers that run.
+
+    `device_bytes`: all memory of each device that has its own; models on it take none of `free_bytes`.
+    """
 
     free_bytes: int
     max_loaded: int
+    device_bytes: Mapping[str, int] = {}
+
+    def free_on(self, device: str, loaded: Sequence[LoadedView]) -> int:
+        if device not in self.device_bytes:
+            return self.free_bytes
+        held = sum(view.resident_bytes for view in loaded if view.key.device == device)
+        return max(0, self.device_bytes[device] - held)
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,18 +130,31 @@ def _is_hopeless(request: WaitingView, loaded: Sequence[LoadedView], budget: Bud
         return False
     if any(view.state != "ready" for view in loaded):
         return False  # what is measured now will soon be different
-    everything = budget.free_bytes + sum(view.resident_bytes for view in loaded)
-    return request.needed_bytes > everything
+    beside = _beside(request, loaded, budget)
+    everything = budget.free_on(request.key.device, loaded)
+    return request.needed_bytes > everything + sum(view.resident_bytes for view in beside)
+
+
+def _beside(request: WaitingView, loaded: Sequence[LoadedView], budget: Budget) -> list[LoadedView]:
+    """The workers whose memory the request's model could have."""
+    device, own = request.key.device, budget.device_bytes
+    if device in own:
+        return [view for view in loaded if view.key.device == device]
+    return [view for view in loaded if view.key.device not in own]
 
 
 def _victims(
     head: WaitingView, loaded: Sequence[LoadedView], budget: Budget
 ) -> tuple[LoadedView, ...]:
-    """The fewest workers that must go before `head` can load: idle ones first, oldest use first."""
+    """The fewest workers that must go before `head` can load: idle ones first, oldest use first.
+
+    Workers on other devices come last: their going only makes room in number.
+    """
     outgrown = [view for view in loaded if view.key == head.key]
+    useful = {view.key for view in _beside(head, loaded, budget)}
     others = sorted(
         (view for view in loaded if view.key != head.key),
-        key=lambda view: (not view.is_idle, view.last_used),
+        key=lambda view: (view.key not in useful, not view.is_idle, view.last_used),
     )
     victims = list(outgrown)
     for candidate in others:
@@ -148,7 +171,8 @@ def _has_room(
     budget: Budget,
 ) -> bool:
     staying = len(loaded) - len(victims)
-    free = budget.free_bytes + sum(view.resident_bytes for view in victims)
+    free = budget.free_on(head.key.device, loaded)
+    free += sum(view.resident_bytes for view in _beside(head, victims, budget))
     if staying:
         part, whole = _SHARED_PART
         free = free * part // whole

@@ -17,12 +17,19 @@ from collections.abc import Callable, Coroutine, Sequence
 import msgspec
 
 from backends.types import Loaded
-from daemon.errors import Busy, DaemonError, Internal
+from daemon.errors import Busy, DaemonError, DeviceFailed, Internal
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.lease import Lease, NameHold, Resident, Wish
 from daemon.residency.loaded import LoadedModel, describe_loaded
-from daemon.residency.loading import LoadOrder, explained, load_worker, too_large
+from daemon.residency.loading import (
+    LoadOrder,
+    explained,
+    load_worker,
+    too_large,
+    too_large_for_device,
+)
 from daemon.residency.memory import free_bytes
+from daemon.residency.moving import device_bytes, place_again
 from daemon.residency.placement import Placement, Placer
 from daemon.residency.plan import Budget, WaitingView, WorkerKey, plan_residency
 from daemon.residency.queue import QueuedRequest, Waiter, WaitQueue
@@ -98,12 +105,16 @@ class Residency:
         try:
             waiter.placement = await self._placer.place(wish.model)
             self._check_open()
-            waiter.view = self._view(waiter, waiter.placement)
-            self._replan()
+            self._placed(waiter)
             return await waiter.granted
         except BaseException:
             self._give_up(waiter)
             raise
+
+    def _placed(self, waiter: Waiter) -> None:
+        assert waiter.placement is not None
+        waiter.view = self._view(waiter, waiter.placement)
+        self._replan()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -180,7 +191,12 @@ class Residency:
         views = [resident.view() for resident in self._residents.values()]
         free = self._measure_free(sum(view.resident_bytes for view in views))
         max_loaded = self._settings.max_loaded or AUTOMATIC_MAX_LOADED
-        decision = plan_residency(views, waiting, Budget(free_bytes=free, max_loaded=max_loaded))
+        budget = Budget(
+            free_bytes=free,
+            max_loaded=max_loaded,
+            device_bytes=device_bytes(self._queue.in_turn(self._running)),
+        )
+        decision = plan_residency(views, waiting, budget)
         for ticket in decision.refuse:
             self._refuse(self._queue[ticket], free + sum(v.resident_bytes for v in views))
         for ticket in decision.use:
@@ -191,10 +207,13 @@ class Residency:
             self._start_loading(self._queue[decision.load], free)
 
     def _refuse(self, waiter: Waiter, free: int) -> None:
-        assert waiter.view is not None
-        assert waiter.placement is not None
-        needed = waiter.view.needed_bytes
-        self._fail(waiter, too_large(waiter.wish.name, needed, free, waiter.placement))
+        """A model too large for a device of its own memory goes to another device."""
+        assert waiter.view is not None and waiter.placement is not None
+        needed, placement = waiter.view.needed_bytes, waiter.placement
+        if placement.device_bytes:
+            self._move_elsewhere(waiter, too_large_for_device(placement, needed))
+        else:
+            self._fail(waiter, too_large(waiter.wish.name, needed, free, placement))
 
     def _fail(self, waiter: Waiter, error: DaemonError) -> None:
         self._queue.leave(waiter)
@@ -231,6 +250,9 @@ class Residency:
     async def _load(self, resident: Resident, order: LoadOrder) -> None:
         try:
             worker, loaded = await self._load_prepared(resident, order)
+        except DeviceFailed as error:
+            self._on_device_failed(resident, error)
+            return
         except DaemonError as error:
             _log.error("%s", error.message)
             self._on_load_failed(resident, error)
@@ -273,6 +295,19 @@ class Residency:
             if waiter.view is not None and waiter.view.key == resident.key:
                 self._fail(waiter, error)
         self._replan()
+
+    def _on_device_failed(self, resident: Resident, error: DeviceFailed) -> None:
+        """Who waits for it gets the model on another device, where there is one; slower, and said."""
+        self._remove(resident)
+        for waiter in self._queue.in_turn(self._running):
+            if waiter.view is not None and waiter.view.key == resident.key:
+                self._move_elsewhere(waiter, error)
+        self._replan()
+
+    def _move_elsewhere(self, waiter: Waiter, error: DaemonError) -> None:
+        waiter.view = None
+        moving = place_again(waiter, self._placer, error, self._placed, self._fail)
+        self._spawn_task(moving)
 
     def _start_unused_timers(self, resident: Resident) -> None:
         """Whoever wanted it may have gone while it loaded; then it still leaves some day."""
@@ -371,7 +406,7 @@ class Residency:
                 continue
             self._unload(resident, "the daemon is stopping")
         for task in list(self._tasks):
-            if task.get_name() == "load":
+            if task.get_name() in ("load", "place_again"):
                 task.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)

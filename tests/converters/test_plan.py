@@ -30,8 +30,15 @@ def test_a_tensor_without_a_place_is_refused():
 
 
 def test_other_targets_are_refused():
-    with pytest.raises(Unsupported, match="onnx-cuda"):
-        plan(header(), "onnx-cuda")
+    with pytest.raises(Unsupported, match="onnx-tpu"):
+        plan(header(), "onnx-tpu")
+
+
+def test_cuda_takes_half_the_numbers():
+    half, full = plan(header(), "onnx-cuda"), plan(header(), "onnx-cpu")
+    assert half.kv_bytes_per_token * 2 == full.kv_bytes_per_token
+    assert half.variant == "onnx-cuda-f1"
+    assert half.layout.weights_bytes < full.layout.weights_bytes
 
 
 def test_a_block_type_without_codes_is_refused_by_tensor():

@@ -91,22 +91,24 @@ def _row(weights: npt.NDArray[np.uint8], table: CodedTable, row: int) -> Floats:
     codes = read(table.codes_offset, "u1", row, table.columns * table.bits // 8)
     if table.bits == 4:
         codes = np.stack([codes & 15, codes >> 4], axis=1).reshape(-1)
-    scales = read(table.scales_offset, "<f4", row, blocks)[:, None]
+    number = "<f4" if table.number_bits == 32 else "<f2"
+    scales = read(table.scales_offset, number, row, blocks)[:, None].astype(np.float32)
     codes = codes.reshape(blocks, table.block).astype(np.float32)
     values = scales * (codes - np.float32(2 ** (table.bits - 1)))
     if table.correction_offset >= 0:
-        every = read(table.correction_offset, "<f4", 0, blocks * table.rows)
+        every = read(table.correction_offset, number, 0, blocks * table.rows)
         values += every.reshape(blocks, -1)[:, row, None]
-    return values.reshape(-1)
+    return values.reshape(-1).astype(np.float32)
 
 
 def _caches(artifact: Artifact) -> dict[str, Floats]:
     """Empty keys and values of the blocks that attend, and zeroed states."""
     assert artifact.onnx is not None
+    number = np.dtype(artifact.onnx.key_value_dtype)
     heads = list(artifact.kv_heads)
     heads = heads * artifact.block_count if len(heads) == 1 else heads
     caches = {
-        f"past_{kind}.{index}": np.zeros((1, count, 0, artifact.head_size), np.float32)
+        f"past_{kind}.{index}": np.zeros((1, count, 0, artifact.head_size), number)
         for index, count in enumerate(heads)
         for kind in ("key", "value")
         if count
@@ -117,6 +119,7 @@ def _caches(artifact: Artifact) -> dict[str, Floats]:
 
 def rope_inputs(artifact: Artifact, context: int) -> dict[str, Floats]:
     """The graph's rotary inputs, for a session of `context` positions."""
+    number = np.dtype(artifact.onnx.key_value_dtype if artifact.onnx else "float32")
     tables: dict[str, Floats] = {}
     for name, table in artifact.rope.items():
         suffix = "" if name == "global" else f"_{name}"
@@ -125,5 +128,5 @@ def rope_inputs(artifact: Artifact, context: int) -> dict[str, Floats]:
         magnitude = table.long_magnitude if is_long else table.magnitude
         angles = np.arange(context)[:, None] * np.array(frequencies)
         for part, function in (("cos", np.cos), ("sin", np.sin)):
-            tables[part + suffix] = (function(angles) * magnitude).astype(np.float32)
+            tables[part + suffix] = (function(angles) * magnitude).astype(number)
     return tables

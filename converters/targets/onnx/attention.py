@@ -51,7 +51,7 @@ def rope_inputs(parts: Parts) -> RopeInputs:
         suffix = "" if name == "global" else f"_{name}"
         shape: list[str | int] = ["P", recipe.dimensions // 2]
         ropes[name] = [
-            parts.graph.input(f"{part}{suffix}", "float32", shape) for part in ("cos", "sin")
+            parts.graph.input(f"{part}{suffix}", parts.graph.item, shape) for part in ("cos", "sin")
         ]
     return ropes
 

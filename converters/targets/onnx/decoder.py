@@ -6,6 +6,7 @@ table (`_local` for that one), per attending block `past_key.i`/`past_value.i` [
 head_size], and the states of `recurrent`. Outputs: `present_*` (the engine
 binds them to the past's memory), `logits` [R, V], `topk_values`/`topk_ids` [R, K], `lse` [R],
 `hidden` [R, E], which the head was given.
+With a layout in float16, rotary tables and KV are that too; all other inputs and outputs stay fp32.
 Everything after the last block's mixer is computed for the wanted rows only.
 """
 
@@ -57,7 +58,7 @@ class _Decoder:
         graph.input("seqlens_k", "int32", ["B"])
         graph.input("total", "int32", [])
         graph.input("logit_rows", "int64", ["R"])
-        return "inputs_embeds"
+        return graph.as_activations("inputs_embeds", "embeds")
 
     def _context(self) -> Context:
         return Context(
@@ -73,8 +74,8 @@ class _Decoder:
         graph = self._graph
         shape: list[str | int] = ["B", heads, "T", size]
         names = [f"key.{index}", f"value.{index}"]
-        present = [graph.output(f"present_{name}", "float32", shape) for name in names]
-        past = [graph.input(f"past_{name}", "float32", shape) for name in names]
+        present = [graph.output(f"present_{name}", graph.item, shape) for name in names]
+        past = [graph.input(f"past_{name}", graph.item, shape) for name in names]
         return Cached(
             past_key=past[0], past_value=past[1], present_key=present[0], present_value=present[1]
         )
@@ -84,16 +85,17 @@ class _Decoder:
         temperature, graph = self._model.temperature, self._graph
         if temperature is None:
             return ""
-        ratio = graph.node(
-            "Div", [self._positions(), graph.number(float(temperature.length))], "position_ratio"
-        )
+        length = graph.number(float(temperature.length), "float32")
+        ratio = graph.node("Div", [self._positions(), length], "position_ratio")
         turns = graph.node("Floor", [ratio], "position_turns")
-        grown = graph.node("Add", [turns, graph.number(1.0)], "position_turns_and_1")
+        one = graph.number(1.0, "float32")
+        grown = graph.node("Add", [turns, one], "position_turns_and_1")
         logarithm = graph.node("Log", [grown], "position_logarithm")
         scaled = graph.node(
-            "Mul", [logarithm, graph.number(temperature.strength)], "position_strength"
+            "Mul", [logarithm, graph.number(temperature.strength, "float32")], "position_strength"
         )
-        factor = graph.node("Add", [scaled, graph.number(1.0)], "query_factor")
+        whole = graph.node("Add", [scaled, one], "query_factor")
+        factor = graph.as_activations(whole, "query_factor_half")
         return graph.node("Unsqueeze", [factor, graph.integers(2)], "query_factors")
 
     def _positions(self) -> str:
@@ -123,10 +125,11 @@ class _Decoder:
         """From x [1, R, E] to logits, the likeliest ids and the log-sum-exp of each row."""
         graph, vocabulary, likeliest = self._graph, self._model.vocabulary, top_k(self._model)
         hidden = graph.output("hidden", "float32", ["R", self._model.embedding_length])
-        graph.nodes("Squeeze", [x, graph.integers(0)], [hidden])
+        wide = graph.as_float32(x, "hidden_wide")
+        graph.nodes("Squeeze", [wide, graph.integers(0)], [hidden])
         product = linear(graph, self._parts.layout, x, "output")
         squeezed = graph.node("Squeeze", [product, graph.integers(0)], "head")
-        logits = self._shaped_logits(squeezed)
+        logits = self._shaped_logits(graph.as_float32(squeezed, "head_wide"))
         graph.nodes("Identity", [logits], [graph.output("logits", "float32", ["R", vocabulary])])
         graph.output("topk_values", "float32", ["R", likeliest])
         graph.output("topk_ids", "int64", ["R", likeliest])
@@ -138,10 +141,11 @@ class _Decoder:
     def _shaped_logits(self, logits: str) -> str:
         graph, cap = self._graph, self._model.logit_softcap
         if self._model.logit_scale != 1.0:
-            factor = graph.number(self._model.logit_scale)
+            factor = graph.number(self._model.logit_scale, "float32")
             logits = graph.node("Mul", [logits, factor], "scaled_logits")
         if cap:
-            divided = graph.node("Div", [logits, graph.number(cap)], "logits_over_cap")
+            bound = graph.number(cap, "float32")
+            divided = graph.node("Div", [logits, bound], "logits_over_cap")
             bent = graph.node("Tanh", [divided], "bent_logits")
-            logits = graph.node("Mul", [bent, graph.number(cap)], "capped_logits")
+            logits = graph.node("Mul", [bent, bound], "capped_logits")
         return logits

@@ -16,7 +16,7 @@ from converters.architectures.experts import ExpertMatrix, Experts
 from converters.blocks import BLOCK_TYPES
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
-from converters.targets.onnx.pieces import ItemType, Piece
+from converters.targets.onnx.pieces import ItemType, Number, Piece
 
 PlacePiece = Callable[[str, ItemType, tuple[int, ...]], Piece]
 # Blocks that the operator has fast kernels for; wider ones repeat their scale.
@@ -24,9 +24,9 @@ MAX_BLOCK = 128
 
 
 class StackForm(msgspec.Struct, frozen=True, kw_only=True):
-    """float32, or codes of 4 or 8 bits in blocks of `block` with fp32 scales (and zero points)."""
+    """Plain numbers, or codes of 4 or 8 bits in blocks of `block` with scales (and zero points)."""
 
-    kind: Literal["float32", "codes"]
+    kind: Literal["floats", "codes"]
     bits: int = 32
     block: int = 0
     has_zeros: bool = False
@@ -68,17 +68,18 @@ def plan_stacks(
     place: PlacePiece,
     *,
     precise: bool,
+    number: Number,
 ) -> list[Stack]:
     """Both stacks of a block. Raises Unsupported for what the operators cannot express."""
     found = [tensors[matrix.weight] for matrix in experts.matrices()]
     form = stack_form(found, precise=precise)
-    if form.kind == "float32" and (experts.gating != "softmax" or experts.selection_bias):
+    if form.kind == "floats" and (experts.gating != "softmax" or experts.selection_bias):
         raise Unsupported(
             f"tensor {found[0].name!r}: experts in floats behind a sigmoid router are not supported"
         )
     parts = [list(_gate_up(experts, tensors)), [(experts.down, 0, experts.down.rows)]]
     return [
-        _stack(name, experts.count, part, form, tensors, place)
+        _stack(name, experts.count, part, form, tensors, place, number)
         for name, part in zip(stack_names(index), parts, strict=True)
     ]
 
@@ -109,7 +110,7 @@ def stack_form(tensors: list[TensorInfo], *, precise: bool) -> StackForm:
     forms = [kind.form for kind in kinds.values() if kind]
     coded = [form for form in forms if form is not None]
     if precise or len(coded) < len(forms):
-        return StackForm(kind="float32")
+        return StackForm(kind="floats")
     has_zeros = any(form.has_correction for form in coded)
     is_narrow = not has_zeros and all(form.bits == 4 for form in coded)
     block = min(MAX_BLOCK, *(form.block for form in coded))
@@ -123,13 +124,14 @@ def _stack(
     form: StackForm,
     tensors: dict[str, TensorInfo],
     place: PlacePiece,
+    number: Number,
 ) -> Stack:
     rows, columns = sum(part[2] for part in parts), parts[0][0].columns
     if form.block and columns % form.block:
         raise Unsupported(f"tensor {parts[0][0].weight!r}: {columns} columns in a mixed block")
-    shapes = _shapes(form, (count, rows), columns)
+    shapes = _shapes(form, (count, rows), columns, number)
     if parts[0][0].bias:
-        shapes["bias"] = ("float32", (count, rows))
+        shapes["bias"] = (number, (count, rows))
     return Stack(
         name=name,
         sources=_sources(parts, tensors, "weight"),
@@ -155,14 +157,14 @@ def _sources(
 
 
 def _shapes(
-    form: StackForm, rows: tuple[int, int], columns: int
+    form: StackForm, rows: tuple[int, int], columns: int, number: Number
 ) -> dict[str, tuple[ItemType, tuple[int, ...]]]:
-    if form.kind == "float32":
-        return {"values": ("float32", (*rows, columns))}
+    if form.kind == "floats":
+        return {"values": (number, (*rows, columns))}
     scales = (*rows, columns // form.block)
     shapes: dict[str, tuple[ItemType, tuple[int, ...]]] = {
         "codes": ("uint8", (*rows, columns * form.bits // 8)),
-        "scales": ("float32", scales),
+        "scales": (number, scales),
     }
     if form.has_zeros:
         shapes["zeros"] = ("uint8", scales)

@@ -74,7 +74,7 @@ def _routed(parts: Parts, x: str, index: int, shape: Experts) -> str:
         {role: graph.weight(piece) for role, piece in stack.pieces.items()}
         for stack in (first, second)
     ]
-    if first.form.kind == "float32":
+    if first.form.kind == "floats":
         found = _float_experts(parts, [ids, scores], weights, shape)
     else:
         chosen, shares = _routing(parts, scores, shape)

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.artifact import WEIGHTS_FILE
-from converters.targets.onnx.pieces import Piece
+from converters.targets.onnx.pieces import Number, Piece
 
 # RMSNormalization is in the standard from 23 on; the IR version is the one that came with it.
 OPSET = 23
@@ -32,8 +32,10 @@ _ITEM_TYPES = {
 class GraphBuilder:
     """Values are named after what they hold: `scope` is put before the names of new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: Number = "float32") -> None:
+        """`number` is what activations are computed in."""
         self.scope = ""
+        self.item: Number = number
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -99,9 +101,21 @@ class GraphBuilder:
         name = "i64." + ".".join(map(str, values))
         return self.constant(name, np.array(values, np.int64))
 
-    def number(self, value: float) -> str:
-        """A constant fp32 scalar."""
-        return self.constant(f"f32.{value!r}", np.array(value, np.float32))
+    def number(self, value: float, item: Number | None = None) -> str:
+        """A constant scalar of the activations' type, or of the given one."""
+        item = item or self.item
+        label = "f32" if item == "float32" else "f16"
+        return self.constant(f"{label}.{value!r}", np.array(value, np.dtype(item)))
+
+    def cast(self, x: str, item: Number, name: str) -> str:
+        return self.node("Cast", [x], name, to=_ITEM_TYPES[item])
+
+    def as_activations(self, x: str, name: str) -> str:
+        """From fp32 to what activations are computed in."""
+        return x if self.item == "float32" else self.cast(x, self.item, name)
+
+    def as_float32(self, x: str, name: str) -> str:
+        return x if self.item == "float32" else self.cast(x, "float32", name)
 
     def scalar(self, value: int) -> str:
         """A constant int64 scalar."""

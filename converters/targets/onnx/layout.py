@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ from converters.blocks import BLOCK_TYPES
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
 from converters.targets.onnx.experts import Stack, plan_stacks
-from converters.targets.onnx.pieces import ItemType, LowRank, Piece
+from converters.targets.onnx.pieces import NUMBER_BITS, ItemType, LowRank, Number, Piece
 
 PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 64
@@ -43,8 +43,8 @@ MAX_WEIGHTS_BYTES = 1 << 44
 class Form(msgspec.Struct, frozen=True, kw_only=True):
     """How a matrix is written.
 
-    float32: plain. float16: plain, tables only. codes: `bits` wide in blocks of `block` along a row,
-    with fp32 scales. split: 8-bit codes as a high and a low 4-bit matrix, which has an exact fp32
+    float32 and float16: plain. codes: `bits` wide in blocks of `block` along a row, with scales in
+    the layout's number. split: 8-bit codes as a high and a low 4-bit matrix, which has an exact fp32
     product on every CPU. `is_corrected`: with one fp32 number per block for the GGML minimum.
     """
 
@@ -78,7 +78,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
-    """fp32 numbers, the sources' one after the other, in the shape of the piece."""
+    """Numbers of the layout's type, the sources' one after the other, in the shape of the piece."""
 
     sources: tuple[Source, ...]
     piece: Piece
@@ -87,7 +87,8 @@ class Vector(msgspec.Struct, frozen=True, kw_only=True):
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """Matrices, vectors and stacks of experts by name; `embedding` is what ids are looked up in.
 
-    `low_rank`: what an adapter adds, by the matrix's name; its bytes are not part of the weights.
+    `number` is the type of activations, scales and vectors: float16 for CUDA. `low_rank`: what an
+    adapter adds, by the matrix's name; its bytes are not part of the weights.
     """
 
     matrices: dict[str, Matrix]
@@ -96,6 +97,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     embedding: CodedTable
     weights_bytes: int
     is_precise: bool
+    number: Number = "float32"
     low_rank: dict[str, LowRank] = {}
 
     def pieces(self) -> Iterator[Piece]:
@@ -107,10 +109,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
             yield from stack.pieces.values()
 
 
-def form_of(tensor: TensorInfo, *, precise: bool) -> Form:
+def form_of(tensor: TensorInfo, *, precise: bool, number: Number = "float32") -> Form:
     """The form of a tensor's product. Raises Unsupported for a type without one."""
     if tensor.type_name in FLOAT_TYPES:
-        return Form(kind="float32")
+        return Form(kind=number, bits=NUMBER_BITS[number])
     block_type = BLOCK_TYPES.get(tensor.type_name)
     if block_type is None or block_type.form is None:
         raise Unsupported(f"tensor {tensor.name!r}: type {tensor.type_name} is not supported yet")
@@ -128,10 +130,14 @@ def table_form_of(tensor: TensorInfo) -> Form:
 
 
 def plan_layout(
-    model: ModelShape, tensors: dict[str, TensorInfo], *, precise: bool = False
+    model: ModelShape,
+    tensors: dict[str, TensorInfo],
+    *,
+    precise: bool = False,
+    number: Number = "float32",
 ) -> Layout:
     """Places every tensor that the model uses. Raises Unsupported for a type it cannot express."""
-    placer = _Placer(tensors, precise=precise)
+    placer = _Placer(tensors, precise=precise, number=number)
     for index, block in enumerate(model.blocks):
         _place_block(placer, index, block)
     if model.output_norm:
@@ -215,7 +221,7 @@ def _place_embedding(placer: _Placer, model: ModelShape) -> CodedTable:
 
 def _table(matrix: Matrix) -> CodedTable:
     pieces, form = matrix.pieces, matrix.form
-    if form.kind in ("float32", "float16"):
+    if form.kind in NUMBER_BITS:
         offset = pieces["values"].offset
         return CodedTable(
             rows=matrix.rows, columns=matrix.columns, bits=form.bits, codes_offset=offset
@@ -229,19 +235,21 @@ def _table(matrix: Matrix) -> CodedTable:
         codes_offset=pieces["codes"].offset,
         scales_offset=pieces["scales"].offset,
         correction_offset=correction.offset if correction else -1,
+        number_bits=NUMBER_BITS[cast(Number, pieces["scales"].item)],
     )
 
 
 class _Placer:
     """Hands out aligned ranges, in the order in which it is asked."""
 
-    def __init__(self, tensors: dict[str, TensorInfo], *, precise: bool) -> None:
+    def __init__(self, tensors: dict[str, TensorInfo], *, precise: bool, number: Number) -> None:
         self.tensors = tensors
         self.matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
         self._stacks: dict[str, Stack] = {}
         self._end = 0
         self._is_precise = precise
+        self._number: Number = number
 
     def vector(self, *names: str, length: int = 0) -> str:
         """Places the vectors as one, once; gives its name. `length` keeps only the first numbers."""
@@ -249,7 +257,7 @@ class _Placer:
         if name not in self._vectors:
             sources = tuple(self._vector_source(part, length) for part in names)
             shape = (sum(source.rows for source in sources),)
-            piece = self._piece(name, "float32", shape)
+            piece = self._piece(name, self._number, shape)
             self._vectors[name] = Vector(sources=sources, piece=piece)
         return name
 
@@ -264,10 +272,18 @@ class _Placer:
         if source.rows != source.tensor.elements:
             raise Unsupported(f"tensor {name!r} does not have the shape {list(shape)}")
         form_of(source.tensor, precise=False)
-        self._vectors[name] = Vector(sources=(source,), piece=self._piece(name, "float32", shape))
+        piece = self._piece(name, self._number, shape)
+        self._vectors[name] = Vector(sources=(source,), piece=piece)
 
     def experts(self, index: int, experts: Experts) -> None:
-        planned = plan_stacks(index, experts, self.tensors, self._piece, precise=self._is_precise)
+        planned = plan_stacks(
+            index,
+            experts,
+            self.tensors,
+            self._piece,
+            precise=self._is_precise,
+            number=self._number,
+        )
         self._stacks.update({stack.name: stack for stack in planned})
 
     def matrices_of(self, linears: Iterator[Linear]) -> None:
@@ -298,6 +314,7 @@ class _Placer:
             for linear in linears
         )
         biases = [linear.bias for linear in linears if linear.bias and form is None]
+        number = self._number if form is None else "float32"
         form = form or self._form(linears[0])
         shape = (sum(source.rows for source in sources), linears[0].columns)
         self.matrices[name] = matrix = Matrix(
@@ -308,14 +325,15 @@ class _Placer:
             form=form,
             pieces={
                 role: self._piece(f"{name}.{role}", item, piece_shape)
-                for role, (item, piece_shape) in _pieces(form, *shape).items()
+                for role, (item, piece_shape) in _pieces(form, *shape, number).items()
             },
             bias=self.vector(*biases, length=rows) if biases else "",
         )
         return matrix
 
     def _form(self, linear: Linear) -> Form:
-        return form_of(self.tensors[linear.weight], precise=self._is_precise)
+        tensor = self.tensors[linear.weight]
+        return form_of(tensor, precise=self._is_precise, number=self._number)
 
     def _piece(self, name: str, item: ItemType, shape: tuple[int, ...]) -> Piece:
         piece = Piece(name=name, item=item, shape=shape, offset=0)
@@ -335,6 +353,7 @@ class _Placer:
             embedding=embedding,
             weights_bytes=self._end,
             is_precise=self._is_precise,
+            number=self._number,
         )
 
     def _place_zeros(self) -> None:
@@ -350,19 +369,21 @@ class _Placer:
             self.matrices[matrix.name] = replace(matrix, pieces=pieces)
 
 
-def _pieces(form: Form, rows: int, columns: int) -> dict[str, tuple[ItemType, tuple[int, ...]]]:
+def _pieces(
+    form: Form, rows: int, columns: int, number: Number
+) -> dict[str, tuple[ItemType, tuple[int, ...]]]:
     """Item type and shape of each array of a matrix, by role; `Matrix` says what the roles are."""
     if form.kind == "float32":
         return {"values": ("float32", (rows, columns))}
     if form.kind == "float16":
         return {"values": ("float16", (rows, columns))}
     blocks = columns // form.block
-    pieces: dict[str, tuple[ItemType, tuple[int, ...]]] = {"scales": ("float32", (rows, blocks))}
+    pieces: dict[str, tuple[ItemType, tuple[int, ...]]] = {"scales": (number, (rows, blocks))}
     if form.kind == "codes":
         pieces["codes"] = ("uint8", (rows, blocks, form.block * form.bits // 8))
     else:
         pieces["high"] = pieces["low"] = ("uint8", (rows, blocks, form.block // 2))
         pieces["high_scales"] = pieces["scales"]
     if form.is_corrected:
-        pieces["correction"] = ("float32", (blocks, rows))
+        pieces["correction"] = (number, (blocks, rows))
     return pieces

@@ -10,7 +10,7 @@ from __future__ import annotations
 from converters.artifact import ADAPTER_WEIGHTS_FILE
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.layout import Layout, Matrix
-from converters.targets.onnx.pieces import LowRank
+from converters.targets.onnx.pieces import NUMBER_BITS, LowRank
 
 # 4 lets the kernel round activations to 8 bits, as llama.cpp does for quantised weights; 0 does not.
 INTEGER_ACTIVATIONS = 4
@@ -27,14 +27,14 @@ def linear(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
 def _base(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
     matrix = layout.matrices[name]
     bias = graph.weight(layout.vectors[matrix.bias].piece) if matrix.bias else ""
-    if matrix.form.kind == "float32":
+    if matrix.form.kind in NUMBER_BITS:
         values = graph.weight(matrix.pieces["values"])
         y = graph.nodes(
             "FusedMatMul", [x, values], [f"{name}.product"], domain=MICROSOFT, transB=1
         )[0]
         return _sum(graph, y, bias, f"{name}.biased")
     if matrix.form.kind == "codes":
-        y = _codes(graph, x, matrix, bias, is_precise=layout.is_precise)
+        y = _codes(graph, x, matrix, bias, layout)
     else:
         y = _sum(graph, _split(graph, x, matrix), bias, f"{name}.biased")
     return _corrected(graph, x, y, matrix)
@@ -48,10 +48,15 @@ def _low_rank(graph: GraphBuilder, x: str, low_rank: LowRank, name: str) -> str:
     return x
 
 
-def _codes(graph: GraphBuilder, x: str, matrix: Matrix, bias: str, *, is_precise: bool) -> str:
-    level = FLOAT_ACTIVATIONS if is_precise else INTEGER_ACTIVATIONS
+def _codes(graph: GraphBuilder, x: str, matrix: Matrix, bias: str, layout: Layout) -> str:
+    """NOTE: on CUDA a bias within the node keeps it from the fastest kernel, so it is added."""
+    is_precise, has_half = layout.is_precise, layout.number == "float16"
+    level = FLOAT_ACTIVATIONS if is_precise or has_half else INTEGER_ACTIVATIONS
     inputs = [graph.weight(matrix.pieces["codes"]), graph.weight(matrix.pieces["scales"])]
-    return _product(graph, [x, *inputs, "", "", bias], "product", matrix, matrix.form.bits, level)
+    within = "" if has_half else bias
+    product = [x, *inputs, "", "", within]
+    y = _product(graph, product, "product", matrix, matrix.form.bits, level)
+    return _sum(graph, y, bias, f"{matrix.name}.biased") if has_half else y
 
 
 def _split(graph: GraphBuilder, x: str, matrix: Matrix) -> str:

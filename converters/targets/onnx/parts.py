@@ -26,7 +26,7 @@ class Parts:
     def __init__(self, model: ModelShape, layout: Layout) -> None:
         self.model = model
         self.layout = layout
-        self.graph = GraphBuilder()
+        self.graph = GraphBuilder(layout.number)
 
     def linear(self, x: str, matrix: Linear) -> str:
         """From x [.., columns] to [.., rows], bias included."""

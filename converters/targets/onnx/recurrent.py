@@ -35,8 +35,9 @@ def _states(mixer: ShortConvolution | GatedDeltaNet) -> dict[str, Shape]:
 def _state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:
     """Names of the graph's input and output for a block's state."""
     whole: list[str | int] = ["B", *shape]
-    past = parts.graph.input(f"past_{name}.{index}", "float32", whole)
-    return past, parts.graph.output(f"present_{name}.{index}", "float32", whole)
+    item = parts.graph.item
+    past = parts.graph.input(f"past_{name}.{index}", item, whole)
+    return past, parts.graph.output(f"present_{name}.{index}", item, whole)
 
 
 def _convolved(

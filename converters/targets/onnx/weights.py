@@ -6,12 +6,10 @@ difference of two GGML numbers needs more than fp32 has, a rounding appears, and
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +23,7 @@ from converters.targets.onnx.expert_weights import ZeroPointed
 from converters.targets.onnx.experts import ExpertSource, Stack
 from converters.targets.onnx.layout import Layout, Matrix, Source, Vector
 from converters.targets.onnx.pieces import Piece
+from converters.targets.onnx.rounding import Rounding, stored
 from converters.tensor_reader import TensorReader
 
 # Weights per slice: 16 MiB as fp32. Smaller ones cost system calls for the corrections' columns.
@@ -32,39 +31,6 @@ SLICE_ELEMENTS = 1 << 22
 
 Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.uint8]
-
-
-class Rounding(msgspec.Struct):
-    """Largest and summed squared distance from the fp32 dequantisation, over `count` numbers."""
-
-    largest: float = 0.0
-    squares: float = 0.0
-    count: int = 0
-
-    def add(self, repacked: Repacked) -> None:
-        """An error of a correction is the error of every weight in its block."""
-        self.count += repacked.scales.size * repacked.block
-        if repacked.rounding is not None and repacked.rounding.any():
-            errors = repacked.rounding.astype(np.float64)
-            self.largest = max(self.largest, float(np.abs(errors).max()))
-            self.squares += float(np.square(errors).sum()) * repacked.block
-
-    def add_experts(self, part: ZeroPointed) -> None:
-        """Re-encoded codes, by the bound of each group's error."""
-        self.count += part.codes.size
-        if part.errors.any():
-            self.largest = max(self.largest, float(part.errors.max()))
-            squares = np.square(part.errors, dtype=np.float64).sum()
-            self.squares += float(squares) * part.codes.shape[2]
-
-    def merge(self, other: Rounding) -> None:
-        self.largest = max(self.largest, other.largest)
-        self.squares += other.squares
-        self.count += other.count
-
-    @property
-    def rms(self) -> float:
-        return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
 class Slice(NamedTuple):
@@ -116,11 +82,13 @@ class WeightsWriter:
     def _write_vector(self, vector: Vector) -> list[TensorRecord]:
         offset, records = vector.piece.offset, []
         for source in vector.sources:
-            numbers = self._reader.floats(source.tensor, 0, source.rows)
-            self._put(numbers, offset)
-            self._advance(numbers.nbytes)
-            offset += numbers.nbytes
-            records.append(_record(source.tensor, "float32", Rounding()))
+            numbers, rounding = self._reader.floats(source.tensor, 0, source.rows), Rounding()
+            values = stored(numbers, vector.piece, source.tensor.name)
+            rounding.add_stored(numbers, values)
+            self._put(values, offset)
+            self._advance(values.nbytes)
+            offset += values.nbytes
+            records.append(_record(source.tensor, vector.piece.item, rounding))
         return records
 
     def _write_matrices(self, matrices: dict[str, Matrix]) -> list[TensorRecord]:
@@ -142,28 +110,35 @@ class WeightsWriter:
         """What it cost and the bytes written, beside the slice. In any thread."""
         matrix, rounding = part.matrix, Rounding()
         if matrix.form.kind in ("float32", "float16"):
-            return part, rounding, self._write_floats(part)
+            return part, rounding, self._write_floats(part, rounding)
         raw = self._reader.blocks(
             part.tensor, part.start * matrix.columns, part.rows * matrix.columns
         )
         repacked = BLOCK_TYPES[part.tensor.type_name].repack(raw)
         _check_finite(repacked, part.tensor)
         rounding.add(repacked)
-        return part, rounding, self._write_codes(part, repacked)
+        return part, rounding, self._write_codes(part, repacked, rounding)
 
-    def _write_floats(self, part: Slice) -> int:
+    def _write_floats(self, part: Slice, rounding: Rounding) -> int:
         matrix = part.matrix
         values = matrix.pieces["values"]
         first, length = part.start * matrix.columns, part.rows * matrix.columns
-        if values.item == "float16":
+        if values.item == "float16" and part.tensor.type_name == "F16":
             numbers: Array = self._reader.blocks(part.tensor, first, length).view("<f2")
-        else:
-            numbers = self._reader.floats(part.tensor, first, length)
-        return self._put_rows(values, numbers, part.row)
+            return self._put_rows(values, numbers, part.row)
+        exact = self._reader.floats(part.tensor, first, length)
+        narrow = stored(exact, values, part.tensor.name)
+        rounding.add_stored(exact, narrow)
+        return self._put_rows(values, narrow, part.row)
 
-    def _write_codes(self, part: Slice, repacked: Repacked) -> int:
-        pieces, row = part.matrix.pieces, part.row
-        written = self._put_rows(pieces["scales"], repacked.scales, row)
+    def _write_codes(self, part: Slice, repacked: Repacked, rounding: Rounding) -> int:
+        pieces, row, name = part.matrix.pieces, part.row, part.tensor.name
+        scales, correction = stored(repacked.scales, pieces["scales"], name), repacked.correction
+        if correction is not None:
+            correction = stored(correction, pieces["correction"], name)
+        if scales.dtype == np.float16:
+            rounding.add_narrowed(repacked, scales, correction)
+        written = self._put_rows(pieces["scales"], scales, row)
         if part.matrix.form.kind == "codes":
             written += self._put_rows(pieces["codes"], repacked.codes, row)
         else:
@@ -172,9 +147,9 @@ class WeightsWriter:
             written += self._put_rows(pieces["low"], low, row)
             high_scales = repacked.scales * np.float32(16)
             written += self._put_rows(pieces["high_scales"], high_scales, row)
-        if repacked.correction is not None:
-            correction = repacked.correction.reshape(part.rows, -1)
-            written += self._put_columns(pieces["correction"], correction, row)
+        if correction is not None:
+            by_row = correction.reshape(part.rows, -1)
+            written += self._put_columns(pieces["correction"], by_row, row)
         return written
 
     def _write_stacks(self, stacks: list[Stack]) -> list[TensorRecord]:
@@ -197,8 +172,8 @@ class WeightsWriter:
     def _write_stack_slice(self, part: StackSlice) -> tuple[StackSlice, list[Rounding], int]:
         """One rounding for each of the stack's sources. In any thread."""
         roundings = [Rounding() for _ in part.stack.sources]
-        if part.stack.form.kind == "float32":
-            return part, roundings, self._write_expert_floats(part)
+        if part.stack.form.kind == "floats":
+            return part, roundings, self._write_expert_floats(part, roundings)
         return part, roundings, self._write_expert_codes(part, roundings)
 
     def _stack_records(self, stack: Stack, roundings: list[Rounding]) -> list[TensorRecord]:
@@ -208,14 +183,18 @@ class WeightsWriter:
             records.append(_record(source.tensor, name, rounding, "re-encoded"))
         return records
 
-    def _write_expert_floats(self, part: StackSlice) -> int:
+    def _write_expert_floats(self, part: StackSlice, roundings: list[Rounding]) -> int:
         stack = part.stack
         parts = [
             self._reader.floats(source.tensor, *part.weights(source)).reshape(part.rows, -1)
             for source in stack.sources
         ]
         rows = expert_weights.interleaved(parts)
-        return self._put_stack_rows(stack.pieces["values"], rows, part.place)
+        piece = stack.pieces["values"]
+        narrow = stored(rows, piece, stack.sources[0].tensor.name)
+        for rounding in roundings:
+            rounding.add_stored(rows, narrow)
+        return self._put_stack_rows(piece, narrow, part.place)
 
     def _write_expert_codes(self, part: StackSlice, roundings: list[Rounding]) -> int:
         form, pieces = part.stack.form, part.stack.pieces
@@ -228,8 +207,8 @@ class WeightsWriter:
         written = self._put_stack_rows(pieces["codes"], codes, part.place)
         for role in ("scales", "zeros") if form.has_zeros else ("scales",):
             arrays = [getattr(each, role).reshape(part.rows, -1) for each in parts]
-            rows = expert_weights.interleaved(arrays)
-            written += self._put_stack_rows(pieces[role], rows, part.place)
+            values = stored(expert_weights.interleaved(arrays), pieces[role], part.stack.name)
+            written += self._put_stack_rows(pieces[role], values, part.place)
         return written
 
     def _expert_codes(
@@ -241,6 +220,9 @@ class WeightsWriter:
         if not np.isfinite(found.scales).all():
             raise MalformedFile(f"tensor {tensor.name!r} holds a scale that is not finite")
         rounding.add_experts(found)
+        scales = stored(found.scales, part.stack.pieces["scales"], tensor.name)
+        if scales.dtype == np.float16:
+            rounding.add_expert_scales(found, scales)
         return found
 
     def _write_expert_biases(self, stack: Stack) -> list[TensorRecord]:
@@ -252,8 +234,11 @@ class WeightsWriter:
             )[:, source.first : source.first + source.rows]
             for source in stack.biases
         ]
-        self._put(np.concatenate(parts, axis=2), stack.pieces["bias"].offset)
-        return [_record(source.tensor, "float32", Rounding()) for source in stack.biases]
+        piece, numbers = stack.pieces["bias"], np.concatenate(parts, axis=2)
+        values, rounding = stored(numbers, piece, stack.biases[0].tensor.name), Rounding()
+        rounding.add_stored(numbers, values)
+        self._put(values, piece.offset)
+        return [_record(source.tensor, piece.item, rounding) for source in stack.biases]
 
     def _put_stack_rows(self, piece: Piece, values: Array, row: int) -> int:
         """As `_put_rows`, for a piece of [experts, rows, ·]."""
@@ -315,8 +300,8 @@ def _form_name(matrix: Matrix) -> str:
 
 def _stack_form_name(stack: Stack) -> str:
     form = stack.form
-    if form.kind == "float32":
-        return "float32, stacked experts"
+    if form.kind == "floats":
+        return f"{stack.pieces['values'].item}, stacked experts"
     tail = ", zero points" if form.has_zeros else ""
     return f"{form.bits}-bit codes of {form.block}, stacked experts{tail}"
 

@@ -15,7 +15,7 @@ from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, NoSpace, NotYet
 from daemon.models import manifest as media
 from daemon.models.create import conversion_status, unconverted_status
-from daemon.models.create_adapter import convert_adapter
+from daemon.models.create_adapter import convert_adapter, target_with
 from daemon.models.create_request import CreateStatus
 from daemon.models.jobs import Conversions
 from daemon.models.manifest import Layer, Manifest, parse_digest
@@ -95,13 +95,14 @@ class _Pull:
             manifest = check_manifest(data)
             blobs = blobs_of(manifest)
             with self._store.pinned(manifest.digests):
-                target = await self._look_first(client, manifest)
-                obstacle = self._check_space(manifest, blobs, *target)
+                target, artifact_bytes = await self._look_first(client, manifest)
+                target = target_with(target, list(manifest.layers))
+                obstacle = self._check_space(manifest, blobs, target, artifact_bytes)
                 await self._fetch_all(client, blobs)
-                await self._check_adapters(manifest, target[0])
+                await self._check_adapters(manifest, target)
                 self._progress.say("writing manifest")
                 removed = await self._store.write_manifest_bytes(self._name, data, manifest.digests)
-        await self._convert(manifest, target[0], obstacle)
+        await self._convert(manifest, target, obstacle)
         if removed:
             self._progress.say("removing unused layers")
         self._progress.say("success")
@@ -159,7 +160,9 @@ class _Pull:
         target = await self._puller.target_for(inspection)
         if self._conversions.artifact(parse_digest(layer.digest), target) is not None:
             return target, 0
-        return target, inspection.estimates.get(target.partition("-")[0], 0)
+        return target, inspection.estimates.get(target) or inspection.estimates.get(
+            target.partition("-")[0], 0
+        )
 
     async def _check_adapters(self, manifest: Manifest, target: str) -> None:
         """Raises NotYet, Invalid: a model whose adapter cannot be applied gets no name here."""

@@ -29,16 +29,25 @@ class Shelf:
         self.sizes: dict[str, int] = {}
         self.original_context_length = 0
         self.max_context_length = 32768
+        self.avoided: list[tuple[str, str, str]] = []
+        self.device_bytes = 0
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def avoid(self, model: ResolvedModel, placement: Placement, reason: str) -> None:
+        self.avoided.append((model.name.model, placement.device, reason))
+        self.folders.pop(model.name.model, None)
 
     async def place(self, model: ResolvedModel) -> Placement:
         await self.gate.wait()
         name = model.name.model
         if name == "missing":
             raise NotFound("model 'missing' not found")
+        is_on_device = name in self.folders and self.device_bytes > 0
         return Placement(
             backend="none",
+            device="cuda" if is_on_device else "cpu",
+            device_bytes=self.device_bytes if is_on_device else 0,
             artifact=self.folders.get(name, f"/{name}/1000"),
             weight_bytes=self.sizes.get(name, 100),
             kv_bytes_per_token=1,

@@ -1,7 +1,7 @@
 """A worker without a model, for faults that a real one does not have. Speaks real frames.
 
 `--greeting wrong|none`, `--deaf` ignores SIGTERM and end of file. A Load's `artifact` ends with
-"fail", "stall", "die" or the bytes it claims to hold ("…/1000"). A Chat's prompt says what it does:
+"fail", "device", "stall", "die" or the bytes it claims to hold ("…/1000"). A Chat's prompt says what it does:
 "count N", "burst N SIZE" (N pieces at once), "hang" (answers probes only), "steps" (hangs, but its
 engine steps), "wedge" (answers nothing), "die", "fail CODE". A hung chat ends when cancelled.
 """
@@ -85,8 +85,9 @@ class StandIn:
             return
         if word == "die":
             os._exit(3)
-        if word == "fail":
-            self._send(Failed(request_id=load.request_id, code="load", message="no such weights"))
+        if word in ("fail", "device"):
+            code = "device" if word == "device" else "load"
+            self._send(Failed(request_id=load.request_id, code=code, message="no such weights"))
             return
         self._send(Progress(request_id=load.request_id, done=1, total=2))
         self._send(

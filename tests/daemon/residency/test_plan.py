@@ -29,7 +29,25 @@ def wants(ticket: int, key: WorkerKey, **fields: object) -> WaitingView:
     return WaitingView(ticket=ticket, key=key, **given)  # pyright: ignore[reportArgumentType]
 
 
+G, H = (WorkerKey(artifact=name, device="cuda") for name in "gh")
+WITH_GPU = Budget(free_bytes=1000, max_loaded=3, device_bytes={"cuda": 500})
+
+
 CASES = {
+    "a GPU's memory is its own": (
+        [there(A, resident_bytes=900)], [wants(1, G, needed_bytes=400)], WITH_GPU, Decision(load=1),
+    ),
+    "who holds the GPU goes, not who holds the machine's memory": (
+        [there(A, last_used=1.0), there(H, resident_bytes=450, last_used=9.0)],
+        [wants(1, G, needed_bytes=300)], WITH_GPU, Decision(unload=(H,)),
+    ),
+    "too large for the GPU, though not for the machine": (
+        [], [wants(1, G, needed_bytes=501)], WITH_GPU, Decision(refuse=(1,)),
+    ),
+    "who holds the GPU makes no room for the CPU": (
+        [there(H, last_used=1.0), there(A, resident_bytes=300, last_used=5.0)],
+        [wants(1, B, needed_bytes=900)], WITH_GPU, Decision(unload=(A,)),
+    ),
     "nothing to do": ([there(A)], [], ROOMY, Decision()),
     "first load": ([], [wants(1, A)], ROOMY, Decision(load=1)),
     "use what is there": ([there(A)], [wants(1, A)], ROOMY, Decision(use=(1,))),

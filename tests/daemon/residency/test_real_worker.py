@@ -34,6 +34,9 @@ class Scripted:
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
 
+    def avoid(self, model: ResolvedModel, placement: Placement, reason: str) -> None:
+        raise AssertionError("there is one device only")
+
     async def place(self, model: ResolvedModel) -> Placement:
         folder = self._folder / model.name.model
         fault = "fail" if model.name.model == "broken" else ""

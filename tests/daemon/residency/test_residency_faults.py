@@ -151,3 +151,38 @@ async def test_closing_ends_everything_at_every_stage(make: Make):
     lease.release()
     with pytest.raises(Busy):
         await residency.acquire(model("a"))
+
+
+# ---- devices with their own memory ----
+
+
+async def test_a_device_at_fault_is_avoided_and_the_request_served(
+    make: Make, caplog: pytest.LogCaptureFixture
+):
+    shelf = Shelf(a="/a/device")
+    shelf.device_bytes = 100_000
+    residency = make(shelf)
+    async with await residency.acquire(model("a")) as lease:
+        assert await text_of(lease, "count 2") == "0 1 "
+        (shown,) = residency.loaded()
+        assert shown.device == "cpu"
+    assert shelf.avoided == [("a", "cuda", "model 'a:latest' could not be loaded: no such weights")]
+    assert "no such weights; another device is taken" in caplog.text
+
+
+async def test_all_who_wait_move_to_the_other_device(make: Make):
+    shelf = Shelf(a="/a/device")
+    shelf.device_bytes = 100_000
+    residency = make(shelf)
+    leases = await asyncio.gather(*(residency.acquire(model("a")) for _ in range(3)))
+    assert {lease.resident.placement.device for lease in leases} == {"cpu"}
+    for lease in leases:
+        lease.release()
+
+
+async def test_a_model_larger_than_the_device_is_placed_elsewhere(make: Make):
+    shelf = Shelf(a="/a/1000")
+    shelf.device_bytes = 50
+    residency = make(shelf)
+    (await residency.acquire(model("a"))).release()
+    assert shelf.avoided[0][2].startswith("the model needs ")

@@ -92,4 +92,4 @@ def test_one_form_holds_for_a_block(types: str, expected: tuple[int, int, bool])
     tensors = [each for each in random_header("mixtral", types).tensors if "_exps" in each.name]
     form = stack_form(tensors, precise=False)
     assert (form.bits, form.block, form.has_zeros) == expected
-    assert stack_form(tensors, precise=True).kind == "float32"
+    assert stack_form(tensors, precise=True).kind == "floats"
