@@ -47,8 +47,15 @@ def describe_loaded(resident: Resident) -> LoadedModel:
         context_length=resident.context_length,
         device=device,
         users=resident.users,
-        reason=resident.placement.reason,
+        reason=_reason(resident),
     )
+
+
+def _reason(resident: Resident) -> str:
+    """With the type of numbers, where the engine chose one."""
+    numbers = resident.loaded.numbers if resident.loaded else ""
+    reason = resident.placement.reason
+    return f"{reason}, computing in {numbers}" if numbers else reason
 
 
 def _seconds_left(hold: NameHold) -> float:

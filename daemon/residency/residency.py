@@ -264,10 +264,11 @@ class Residency:
         resident.worker, resident.loaded, resident.state = worker, loaded, "ready"
         resident.last_used = time.monotonic()
         estimate = order.placement.needed_bytes(order.row_length)
+        numbers = f", computing in {loaded.numbers}" if loaded.numbers else ""
         _log.info(
-            "loaded %s on %s in %.2f s: %d rows of %d, %d MiB resident (estimated %d MiB)",
-            order.name, loaded.device, loaded.load_ns / 1e9, loaded.rows, resident.context_length,
-            loaded.resident_bytes >> 20, estimate >> 20,
+            "loaded %s on %s%s in %.2f s: %d rows of %d, %d MiB resident (estimated %d MiB)",
+            order.name, loaded.device, numbers, loaded.load_ns / 1e9, loaded.rows,
+            resident.context_length, loaded.resident_bytes >> 20, estimate >> 20,
         )  # fmt: skip
         self._spawn_task(self._follow(resident))
         self._replan()

@@ -47,6 +47,8 @@ def test_it_answers_as_the_other_backend_does(served: DaemonProcess, daemon: Dae
     assert len(ours) > 20
     assert ours[:20] == theirs[:20]
     assert "MLX" in served.log
+    running = httpx.get(f"{served.url}/api/ps", trust_env=False).json()["models"]
+    assert "computing in float32" in json.dumps(running)
 
 
 def test_several_clients_at_once_are_each_told_the_same_as_alone(served: DaemonProcess) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import pathlib
+from typing import Any
 
 import mlx.core as mx
 import msgspec
 import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
 
 from backends.mlx import loading
 from backends.mlx.device import plan_wired
@@ -132,6 +135,31 @@ def test_nothing_is_wired_unless_weights_fill_the_memory():
     assert plan_wired(40 * gib, 64 * gib, 48 * gib) == int(0.65 * 64 * gib)
     assert plan_wired(11 * gib, 16 * gib, 8 * gib) == 8 * gib
     assert plan_wired(11 * gib, 0, 0) == 0
+
+
+def test_a_folder_as_mlx_lm_itself_writes_it(tmp_path: pathlib.Path):
+    """One form for all that can be coded, no list of modules, weights in two files."""
+    write_tiny_mlx(tmp_path, numbers="bfloat16")
+    config = loading.read_config(tmp_path)
+    weights = loading._read_weights(tmp_path)
+    plain = load_tiny(tmp_path)
+    model = plain._model
+    assert model is not None
+    form: dict[str, Any] = {"group_size": 64, "bits": 8}
+    nn.quantize(model, **form)
+    coded: Any = tree_flatten(model.parameters())
+    halves = dict(coded[: len(coded) // 2]), dict(coded[len(coded) // 2 :])
+    del weights, coded
+    (tmp_path / MLX_WEIGHTS_FILE).unlink()
+    for place, half in enumerate(halves, 1):
+        mx.save_safetensors(str(tmp_path / f"model-0000{place}-of-00002.safetensors"), half)
+    config |= {"quantization": form, "quantization_config": form}
+    (tmp_path / MLX_CONFIG_FILE).write_text(json.dumps(config))
+    expected = answers(plain, greedy("a", prompt_of(30)))
+    plain.close()
+    served = load_tiny(tmp_path)
+    assert answers(served, greedy("a", prompt_of(30))) == expected
+    served.close()
 
 
 def test_a_model_that_mlx_lm_cannot_batch_is_run_row_by_row(
