@@ -37,8 +37,8 @@ REARRANGED = (
     "llama", "deepseek2", "deepseek2-joint", "deepseek2-sigmoid", "gpt-oss", "lfm2", "qwen35",
     "qwen35moe", "qwen3next", "qwen3next-early",
 )  # fmt: skip
-# Q6_K is re-encoded; so is a part of the mix.
-QUANTISED = {"Q4_0": 0.05, "Q4_K_M": 0.1, "Q6_K": 0.2}
+# Q6_K is re-encoded; so is a part of the mix, which may move by 0.1.
+QUANTISED = {"Q4_0": 0.05, "Q6_K": 0.2}
 Row = npt.NDArray[np.float64]
 
 
@@ -54,14 +54,17 @@ def test_logprobs_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: s
     assert loop.greedy(ids, len(chosen)) == chosen
 
 
-@pytest.mark.parametrize("types", QUANTISED)
-@pytest.mark.parametrize("architecture", REARRANGED)
+@pytest.mark.parametrize(
+    ("architecture", "types"),
+    [(architecture, "Q4_K_M") for architecture in REARRANGED]
+    + [(architecture, types) for architecture in ("deepseek2", "qwen35") for types in QUANTISED],
+)
 def test_codes_keep_what_they_mean(tmp_path: pathlib.Path, architecture: str, types: str):
     path, ids = made(tmp_path, architecture, types), prompt_ids()
     loop = MlxLoop(converted_file(path, target="mlx"), context=CONTEXT)
     with LlamaCpp(dequantised(path, tmp_path / "twin.gguf"), context=CONTEXT) as model:
         exact = model.logprobs(ids, 700)
-    assert worst_of_top(loop.logprobs(ids, decoded=8), exact) < QUANTISED[types]
+    assert worst_of_top(loop.logprobs(ids, decoded=8), exact) < QUANTISED.get(types, 0.1)
 
 
 def test_mxfp4_experts_are_taken_as_they_are(tmp_path: pathlib.Path):
