@@ -131,7 +131,8 @@ def _best_factor(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, 
     # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
     fits = bool(ratio.min(initial=0) >= 0 and ratio.max(initial=0) * most <= 255)
     best = np.full(ratio.shape, np.inf, np.float32)
-    factor, wanted, error = (np.zeros_like(ratio) for _ in range(3))
+    factor = np.zeros(ratio.shape, np.uint8)
+    wanted, error = (np.empty_like(ratio) for _ in range(2))
     for k in range(most, 0, -1):
         if k <= most // 2 and factor.all():
             break  # twice such a factor has been tried, and rounds no more
@@ -143,11 +144,14 @@ def _best_factor(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, 
         better = error < best
         if not fits:
             better &= (rounded <= 255) & (rounded >= k * largest - 255)
-        np.copyto(best, error, where=better)
-        np.copyto(factor, np.float32(k), where=better)
-    zero = np.rint(ratio * factor)
+            error[~better] = np.inf
+        np.minimum(best, error, out=best)
+        # A masked copy, without a branch for each: all bits of the mask's bytes are set or none is.
+        factor ^= (factor ^ np.uint8(k)) & -better.view(np.uint8)
+    chosen = factor.astype(np.float32)
+    zero = np.rint(ratio * chosen)
     shift = np.maximum(0, -zero)
-    return factor, shift, zero + shift
+    return chosen, shift, zero + shift
 
 
 def _requantised(weights: Floats) -> tuple[Bytes, Floats, Floats, Floats]:
