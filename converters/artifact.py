@@ -27,8 +27,7 @@ MLX_WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.json"
 ADAPTER_WEIGHTS_FILE = "adapter.bin"
 MLX_ADAPTER_FILE = "adapter.safetensors"
-# A quantised GGUF in the folder that a quantising makes, and the file types that it can be asked for.
-QUANTISED_FILE = "model.gguf"
+# File types that a quantised GGUF can be asked for.
 QUANTISED_TYPES = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S",
     "Q5_K_M", "Q6_K",

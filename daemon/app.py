@@ -31,6 +31,7 @@ from daemon.models.bundled import add_bundled_model
 from daemon.models.create import Creator
 from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.jobs import Conversions
+from daemon.models.quantising import sweep_quantising
 from daemon.models.store import open_store
 from daemon.models.transfers import Transfers
 from daemon.notify import notify
@@ -117,6 +118,7 @@ async def open_rooms(
         is_busy=is_busy,
     )
     await conversions.start()
+    await sweep_quantising(store)
     stack.push_async_callback(conversions.close)
     choice = BackendChoice(conversions, config.backend)
     stack.push_async_callback(choice.close)

@@ -8,6 +8,7 @@ filesystem is to blame for; nothing appears under the final name before it is on
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pathlib
 from collections import deque
@@ -17,11 +18,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from converters.artifact import QUANTISED_FILE
+from converters.artifact import MADE_GGUF, MADE_NOTES
 from converters.errors import NoSpace, Unsupported
 from converters.gguf import TensorInfo, read_header
 from converters.gguf_writer import write_file
-from converters.progress import Progress, write_line
+from converters.progress import Progress
 from converters.quantise.encoder import ENCODERS, Bytes
 from converters.quantise.plan import QuantisingPlan, plan_quantising
 from converters.staging import check_space, publish, staged, sync_files
@@ -34,17 +35,17 @@ _TASKS_AHEAD = 2
 
 
 def quantise(file: BinaryIO, final: pathlib.Path, file_type: str, progress: Progress) -> int:
-    """Makes the folder `final` with the file in it; gives the file's bytes."""
+    """Makes the folder `final` with the file and its notes in it; gives the file's bytes."""
     progress.start("plan")
     planned = plan_quantising(read_header(file), file_type)
     check_space(final.parent, planned.file.total_bytes)
-    if planned.note:
-        write_line(phase="plan", note=planned.note)
     try:
         with staged(final) as staging:
-            _write(planned, TensorReader(file.fileno()), staging / QUANTISED_FILE, progress)
+            notes = [planned.note] if planned.note else []
+            (staging / MADE_NOTES).write_text(json.dumps(notes))
+            _write(planned, TensorReader(file.fileno()), staging / MADE_GGUF, progress)
             progress.start("verify")
-            _verify(planned, staging / QUANTISED_FILE)
+            _verify(planned, staging / MADE_GGUF)
             progress.start("sync", planned.file.total_bytes)
             sync_files(staging)
             publish(staging, final)

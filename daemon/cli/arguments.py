@@ -103,6 +103,10 @@ def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
         "-f", "--file", default="Modelfile", help="the Modelfile (default: ./Modelfile)"
     )
     create.add_argument("-q", "--quantize", help="quantise the weights to this type")
+    quantise = commands.add_parser("quantize", help="make a smaller copy of a model")
+    quantise.add_argument("source", metavar="model")
+    quantise.add_argument("type", help="q8_0, q6_K, q5_K_M, q4_K_M, q4_K_S, q4_0 …")
+    quantise.add_argument("name", help="of the copy")
     importing = commands.add_parser("import", help="put a file or folder on the shelf")
     importing.add_argument("file", help="a GGUF, or a Hugging Face folder with safetensors")
     importing.add_argument("name")

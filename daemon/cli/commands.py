@@ -139,6 +139,12 @@ def _create(arguments: argparse.Namespace) -> int:
     return create_model(arguments)
 
 
+def _quantise(arguments: argparse.Namespace) -> int:
+    from daemon.cli.shelving import quantise_model
+
+    return quantise_model(arguments)
+
+
 def _import(arguments: argparse.Namespace) -> int:
     from daemon.cli.shelving import import_file
 
@@ -198,6 +204,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "rm": _remove,
     "stop": _stop,
     "create": _create,
+    "quantize": _quantise,
     "import": _import,
     "pull": _pull,
     "push": _push,

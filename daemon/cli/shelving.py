@@ -1,4 +1,4 @@
-"""`hearth import` and `hearth create`: files onto the shelf, with progress."""
+"""`hearth import`, `hearth create` and `hearth quantize`: files onto the shelf, with progress."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def create_model(arguments: argparse.Namespace) -> int:
         raise ClientError(f"{path}: {error.strerror}") from error
     except ModelfileError as error:
         raise ClientError(f"{path}: {error}") from error
+    return 0
+
+
+def quantise_model(arguments: argparse.Namespace) -> int:
+    body = {"model": arguments.name, "from": arguments.source, "quantize": arguments.type}
+    with Client() as client:
+        _follow(client, "/api/create", body)
     return 0
 
 

@@ -29,6 +29,7 @@ from daemon.models.create_adapter import (
     weights_layer,
     with_adapter,
 )
+from daemon.models.create_draft import Draft
 from daemon.models.create_files import (
     file_size,
     layer_for,
@@ -52,7 +53,6 @@ from daemon.models.importing import Source, import_files
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import (
     ImageConfig,
-    Layer,
     Manifest,
     encode_config,
     encode_messages,
@@ -62,7 +62,8 @@ from daemon.models.manifest import (
     parse_digest,
 )
 from daemon.models.name import ModelName, is_cloud_reference, parse_name
-from daemon.models.resolved import MAX_TEXT_BYTES, ResolvedModel
+from daemon.models.quantising import checked_type, float_type, kept_if_used, quantised
+from daemon.models.resolved import ResolvedModel
 from daemon.models.store import Store
 from daemon.models.taking_in import take_in
 from daemon.models.template_choice import template_error
@@ -76,34 +77,6 @@ class Pull(Protocol):
     def __call__(
         self, name: ModelName, *, insecure: bool = False
     ) -> AsyncGenerator[CreateStatus]: ...
-
-
-class _Draft(msgspec.Struct):
-    """A model being put together. `texts` holds the content of new small layers, by media type."""
-
-    config: ImageConfig
-    layers: list[Layer]
-    texts: list[tuple[str, bytes]] = []
-    inspection: Inspection | None = None
-
-    def replace(self, media_type: str, data: bytes) -> None:
-        self.drop(media_type)
-        self.add(media_type, data)
-
-    def drop(self, media_type: str) -> None:
-        self.layers = [layer for layer in self.layers if layer.media_type != media_type]
-
-    def add(self, media_type: str, data: bytes) -> None:
-        """Raises Invalid for what would be too large to be read back."""
-        if len(data) > MAX_TEXT_BYTES:
-            raise Invalid(f"a text of {len(data)} bytes is over the limit of {MAX_TEXT_BYTES}")
-        self.texts.append((media_type, data))
-        layer = layer_of(data, media_type)
-        if (layer.media_type, layer.digest) not in self._held():
-            self.layers.append(layer)
-
-    def _held(self) -> set[tuple[str, str]]:
-        return {(layer.media_type, layer.digest) for layer in self.layers}
 
 
 class Creator:
@@ -134,6 +107,7 @@ class Creator:
     async def _create(
         self, name: ModelName, request: CreateRequest
     ) -> AsyncGenerator[CreateStatus]:
+        file_type = checked_type(request.quantize or request.quantization)
         check_supported(request)
         self._store.require_writable()
         if request.source and request.files:
@@ -149,7 +123,7 @@ class Creator:
                     yield step
             draft, inherited = await self._from_model(request.source)
         else:
-            draft, inherited = _Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
+            draft, inherited = Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
             async with contextlib.aclosing(self._add_files(name, draft, request)) as steps:
                 async for step in steps:
                     yield step
@@ -160,19 +134,20 @@ class Creator:
         used = [*_digests(request.files), *_digests(request.adapters)]
         kinds = (media.MODEL, media.ADAPTER)
         used += [layer.digest[-64:] for layer in draft.layers if layer.media_type in kinds]
-        with self._store.pinned(used):
-            if request.files or request.adapters:
-                async with contextlib.aclosing(self._convert(draft)) as steps:
+        async with kept_if_used(self._store, draft.made):
+            with self._store.pinned(used):
+                are_new = bool(request.files or request.adapters)
+                async with contextlib.aclosing(self._ready(draft, file_type, are_new)) as steps:
                     async for step in steps:
                         yield step
-            _add_texts(draft, request, inherited | parameters, bool(parameters), messages)
-            draft.config = _config(draft, request, info)
-            with self._store.pinned(layer.digest[-64:] for layer in draft.layers):
-                async for step in self._write(name, draft):
-                    yield step
+                _add_texts(draft, request, inherited | parameters, bool(parameters), messages)
+                draft.config = _config(draft, request, info)
+                with self._store.pinned(layer.digest[-64:] for layer in draft.layers):
+                    async for step in self._write(name, draft):
+                        yield step
 
     async def _add_files(
-        self, name: ModelName, draft: _Draft, request: CreateRequest
+        self, name: ModelName, draft: Draft, request: CreateRequest
     ) -> AsyncGenerator[CreateStatus]:
         """A folder of safetensors becomes one GGUF first. Raises Invalid, NotYet, LoadFailed."""
         if listed := tensor_files(request.files):
@@ -199,7 +174,7 @@ class Creator:
         draft.layers = weights_first(draft.layers)
 
     async def _add_made(
-        self, draft: _Draft, source: Source, file_name: str
+        self, draft: Draft, source: Source, file_name: str
     ) -> AsyncGenerator[CreateStatus]:
         """Several files become the one GGUF that is added."""
         digests: list[str] = []
@@ -207,6 +182,7 @@ class Creator:
         async with contextlib.aclosing(making) as steps:
             async for step in steps:
                 yield step
+        draft.made.append(digests[0])
         await self._add_file(draft, file_name, digests[0])
 
     async def _fetch_missing(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
@@ -248,7 +224,7 @@ class Creator:
                     async for step in steps:
                         yield step
 
-    async def _from_model(self, asked: str) -> tuple[_Draft, dict[str, object]]:
+    async def _from_model(self, asked: str) -> tuple[Draft, dict[str, object]]:
         """All layers of the source, and its parameters."""
         source = await self._source(asked)
         layers = [
@@ -257,14 +233,14 @@ class Creator:
         ]
         kept = ("renderer", "parser", "requires", "model_format", "capabilities")
         config = ImageConfig(**{field: getattr(source.config, field) for field in kept})
-        draft = _Draft(config=config, layers=layers)
+        draft = Draft(config=config, layers=layers)
         with contextlib.suppress(DaemonError):
             draft.inspection = await self._conversions.inspect(source.require_weights().digest)
         if draft.inspection is None:
             draft.config = source.config  # nothing to look at: its own word is the best there is
         return draft, source.parameters
 
-    async def _add_file(self, draft: _Draft, file_name: str, digest: str) -> None:
+    async def _add_file(self, draft: Draft, file_name: str, digest: str) -> None:
         size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
         await asyncio.to_thread(self._store.blobs.touch, digest)
         inspection = await self._conversions.inspect(digest)
@@ -274,7 +250,7 @@ class Creator:
             draft.inspection = inspection
 
     async def _add_adapter(
-        self, draft: _Draft, adapters: dict[str, str]
+        self, draft: Draft, adapters: dict[str, str]
     ) -> AsyncGenerator[CreateStatus]:
         """Raises what says that it is not for these weights, before anything is converted."""
         weights, listed = weights_layer(draft.layers), peft_files(adapters)
@@ -295,11 +271,40 @@ class Creator:
         target = target_with(await self.target_for(draft.inspection), draft.layers)
         await self._conversions.check_adapter(digest, parse_digest(weights.digest), target)
 
+    async def _ready(
+        self, draft: Draft, file_type: str, are_new: bool
+    ) -> AsyncGenerator[CreateStatus]:
+        """Quantises the weights where a type is asked for, and converts those that are new here."""
+        if file_type:
+            async with contextlib.aclosing(self._quantise(draft, file_type)) as steps:
+                async for step in steps:
+                    yield step
+        if are_new or draft.made:
+            with self._store.pinned(draft.made):
+                async with contextlib.aclosing(self._convert(draft)) as steps:
+                    async for step in steps:
+                        yield step
+
+    async def _quantise(self, draft: Draft, file_type: str) -> AsyncGenerator[CreateStatus]:
+        """Nothing when the weights are of that type already. What could not run is refused first."""
+        source = draft.inspection
+        if source is None:
+            weights = weights_layer(draft.layers)
+            source = await self._conversions.inspect(parse_digest(weights.digest))
+        if float_type(source) == file_type:
+            return
+        await self.target_for(source)
+        steps = quantised(self._store, self._conversions, source, file_type, draft.made.append)
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                yield step
+        draft.replace_weights(await self._conversions.inspect(draft.made[-1]))
+
     async def target_for(self, inspection: Inspection) -> str:
         """What these weights are converted to here. Raises NotYet with the reasons against it."""
         return await required_target(self._choose_target, inspection)
 
-    async def _convert(self, draft: _Draft) -> AsyncGenerator[CreateStatus]:
+    async def _convert(self, draft: Draft) -> AsyncGenerator[CreateStatus]:
         assert draft.inspection is not None
         target = target_with(await self.target_for(draft.inspection), draft.layers)
         digest = parse_digest(weights_layer(draft.layers).digest)
@@ -316,7 +321,7 @@ class Creator:
         except NoSpace as error:
             yield unconverted_status(error.message)
 
-    async def _write(self, name: ModelName, draft: _Draft) -> AsyncGenerator[CreateStatus]:
+    async def _write(self, name: ModelName, draft: Draft) -> AsyncGenerator[CreateStatus]:
         config = encode_config(draft.config)
         fresh: set[str] = set()
         for media_type, data in [*draft.texts, (media.CONFIG_TYPE, config)]:
@@ -347,7 +352,7 @@ async def required_target(choose_target: ChooseTarget, inspection: Inspection) -
 
 
 def _add_texts(
-    draft: _Draft,
+    draft: Draft,
     request: CreateRequest,
     parameters: dict[str, object],
     has_parameters: bool,
@@ -367,7 +372,7 @@ def _add_texts(
         draft.replace(media.MESSAGES, encode_messages(messages))
 
 
-def _config(draft: _Draft, request: CreateRequest, info: Info) -> ImageConfig:
+def _config(draft: Draft, request: CreateRequest, info: Info) -> ImageConfig:
     """What the weights say, under what the request says, under what `info` says."""
     config, seen = draft.config, draft.inspection
     family = info.model_family or (seen.architecture if seen else config.model_family)

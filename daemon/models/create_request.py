@@ -96,7 +96,6 @@ def check_supported(request: CreateRequest) -> None:
     """Raises NotYet naming the field that a later version brings."""
     later = {
         "draft_files": request.draft_files,
-        "quantize": request.quantize or request.quantization,
         "draft_quantize": request.draft_quantize,
         "remote_host": request.remote_host,
     }

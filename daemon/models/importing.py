@@ -73,12 +73,12 @@ async def import_files(
     """
     key = await asyncio.to_thread(source.key)
     folder = conversions.made_folder(key, _FOLDER)
-    wanted = Wanted(source=key, folder=folder, arguments=source.arguments(), read=_require_gguf)
+    wanted = Wanted(source=key, folder=folder, arguments=source.arguments(), read=require_gguf)
     try:
         async with contextlib.aclosing(conversions.ensure(wanted)) as steps:
             async for step in steps:
                 yield _status(step, source)
-        for note in await asyncio.to_thread(_notes, folder):
+        for note in await asyncio.to_thread(notes, folder):
             yield CreateStatus(status=f"note: {note}")
         async with contextlib.aclosing(take_in(store, folder / MADE_GGUF, tell_digest)) as statuses:
             async for status in statuses:
@@ -97,12 +97,14 @@ def _status(step: ConversionProgress, source: Source) -> CreateStatus:
     return CreateStatus(status=status, total=step.total, completed=step.done)
 
 
-def _require_gguf(folder: pathlib.Path) -> None:
+def require_gguf(folder: pathlib.Path) -> None:
+    """Raises ArtifactError unless a converter has made its GGUF there."""
     if not (folder / MADE_GGUF).is_file():
         raise ArtifactError(f"{folder.name}: no {MADE_GGUF}")
 
 
-def _notes(folder: pathlib.Path) -> Sequence[str]:
+def notes(folder: pathlib.Path) -> Sequence[str]:
+    """What the converter that made a GGUF there has to say. Blocking."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / MADE_NOTES).read_bytes(), type=list[str])
     return ()

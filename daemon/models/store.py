@@ -302,7 +302,7 @@ class Store:
             write_durably(path, data, temporary_folder=self._manifests)
             removed = 0
             if self._marker is Marker.MADE and not self._no_prune:
-                removed = self._collect(mentioned_digests(before))
+                removed = self.collect(mentioned_digests(before))
         return name, removed
 
     async def delete(self, name: ModelName) -> None:
@@ -320,7 +320,7 @@ class Store:
             path.unlink()
             fsync_folder(path.parent)
             collection.remove_empty_parents(path.parent, self._manifests)
-            self._collect(candidates)
+            self.collect(candidates)
 
     # ---- collection ----
 
@@ -336,8 +336,8 @@ class Store:
             with self._pins_guard:
                 self._pins.subtract(held)
 
-    def _collect(self, candidates: Iterable[str]) -> int:
-        """How many of these blobs were removed."""
+    def collect(self, candidates: Iterable[str]) -> int:
+        """How many of these blobs (hex), not mentioned or pinned, were removed. Within `exclusive`."""
         with self._pins_guard:
             pinned = {digest for digest, count in self._pins.items() if count > 0}
         kept = pinned | collection.mentioned_anywhere(self._manifests)

@@ -16,16 +16,20 @@ _REPORT_SECONDS = 0.2
 async def take_in(
     store: Store, path: pathlib.Path, tell_digest: Callable[[str], object] = lambda _: None
 ) -> AsyncGenerator[CreateStatus]:
-    """Makes a local file a blob; its hex digest is told before the stream ends. Raises NotFound."""
+    """Makes a local file a blob; its hex digest is told before the stream ends. Raises NotFound.
+
+    Whoever closes the stream early is told as well, if the blob is there by then.
+    """
     task = _Importing(store, path)
     try:
         async for status in task.follow():
             yield status
-        tell_digest(await task.task)
+        await task.task
     except OSError as error:
         raise NotFound(f"{path.name} cannot be read: {error.strerror}") from error
     finally:
-        await task.stop()
+        if digest := await task.stop():
+            tell_digest(digest)
 
 
 class _Importing:
@@ -46,6 +50,8 @@ class _Importing:
                 status=f"importing {self._name}", total=self._total, completed=self._done
             )
 
-    async def stop(self) -> None:
+    async def stop(self) -> str:
+        """The digest of a blob that was made, else ""."""
         self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        (result,) = await asyncio.gather(self.task, return_exceptions=True)
+        return result if isinstance(result, str) else ""

@@ -17,6 +17,8 @@ import msgspec
 
 from converters.artifact import (
     ARTIFACT_FORMAT,
+    MADE_GGUF,
+    MADE_NOTES,
     Artifact,
     CodedTable,
     OnnxGraph,
@@ -45,6 +47,24 @@ def artifact(source: str, target: str) -> Artifact:
         vocabulary=8, context_length=64, kv_bytes_per_token=8, file_bytes=1234, tensors=(kept,),
         onnx=OnnxGraph(embedding=CodedTable(rows=1, columns=1, bits=32, codes_offset=0)),
     )  # fmt: skip
+
+
+def quantise(options: argparse.Namespace, wanted: dict[str, object]) -> None:
+    """What is made is a file that the stand-in obeys as well, by the wishes under `then_made`."""
+    final: pathlib.Path = options.output
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = final.with_name(f"{final.name}.staging-{os.getpid()}")
+    staging.mkdir()
+    made = {"types": "Q4_K", "file_type": options.type, **dict(wanted.get("then_made") or {})}  # pyright: ignore
+    (staging / MADE_GGUF).write_bytes(b"GGUF" + json.dumps(made).encode())
+    (staging / MADE_NOTES).write_text(json.dumps(wanted.get("notes", [])))
+    for step in range(steps := int(str(wanted.get("steps", 3)))):
+        say(phase="write", done=step + 1, total=steps)
+        time.sleep(float(str(wanted.get("seconds", 0.01))))
+    if wanted.get("then") == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    staging.rename(final)
+    say(done=True, file_bytes=1234)
 
 
 def convert(options: argparse.Namespace, wanted: dict[str, object]) -> None:
@@ -86,14 +106,15 @@ def inspect(options: argparse.Namespace, wanted: dict[str, object]) -> None:
     note(options.output.parent / "looks", f"{options.digest}\n")
     time.sleep(float(str(wanted.get("look_seconds", 0))))
     inspection = Inspection(
-        digest=options.digest, size=100, kind=str(wanted.get("kind", "model")),
-        architecture="llama", name="stand-in", file_type="Q4_K_M", parameter_count=1_100_000_000,
+        digest=options.digest, size=options.input.stat().st_size, kind=str(wanted.get("kind", "model")),
+        architecture="llama", name="stand-in", file_type=str(wanted.get("file_type", "Q4_K_M")),
+        parameter_count=1_100_000_000,
         context_length=2048, embedding_length=64, chat_template=str(wanted.get("template", "")),
         pooling_type=0 if wanted.get("pools") else None,
         metadata={"general.architecture": "llama", "general.name": "stand-in",
                   "llama.context_length": 2048, "tokenizer.chat_template": "text",
                   "tokenizer.ggml.tokens": None},
-        tensors=(TensorSummary("t", "Q8_0", (2, 2)),),
+        tensors=(TensorSummary("t", str(wanted.get("types", "Q8_0")), (2, 2)),),
         refusals={"onnx": "no recipe"} if wanted.get("refused") else {},
         estimates={"onnx": int(str(wanted.get("estimate", 1)))},
     )  # fmt: skip
@@ -106,7 +127,7 @@ def inspect(options: argparse.Namespace, wanted: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
-    for name in ("--source", "--digest", "--target"):
+    for name in ("--source", "--digest", "--target", "--type"):
         parser.add_argument(name)
     parser.add_argument("--input", type=pathlib.Path)
     parser.add_argument("--output", type=pathlib.Path)
@@ -119,7 +140,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "fail" in wanted and wanted.get("fails_at", "convert") == options.command:
         fail(str(wanted["fail"]))
-    (convert if options.command == "convert" else inspect)(options, wanted)
+    {"convert": convert, "inspect": inspect, "quantise": quantise}[options.command](options, wanted)
 
 
 if __name__ == "__main__":
