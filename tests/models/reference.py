@@ -105,6 +105,12 @@ class LlamaCpp:
             row[candidate.id] = candidate.logprob
         return row
 
+    def rates(self, prompt_ids: list[int], count: int) -> tuple[float, float]:
+        """(ids prefilled, ids decoded) a second, by llama.cpp's own clock."""
+        body = {"prompt": prompt_ids, "n_predict": count, "cache_prompt": False, "ignore_eos": True}
+        timings = self._post("/completion", body)["timings"]
+        return timings["prompt_per_second"], timings["predicted_per_second"]
+
     def embed(self, ids: list[int]) -> npt.NDArray[np.float64]:
         """f64: the pooled vector as it leaves the model, not normalised. For encoders only."""
         answer: Any = self._post("/embedding", {"content": ids, "embd_normalize": -1})
