@@ -38,6 +38,29 @@ _ON = "-on-"
 MADE_GGUF = "model.gguf"
 MADE_NOTES = "notes.json"
 
+# mlx-lm's model modules that have been looked at: importing one runs nothing but definitions.
+_MLX_MODULES = (
+    "afmoe", "apertus", "baichuan_m1", "bailing_moe", "bitnet", "cohere", "cohere2", "deepseek",
+    "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4",
+    "falcon_h1", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma4", "gemma4_text",
+    "glm", "glm4", "glm4_moe", "glm4_moe_lite", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss",
+    "granite", "granitemoe", "granitemoehybrid", "helium", "hunyuan", "hunyuan_v1_dense",
+    "internlm2", "internlm3", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "llama", "mamba",
+    "mamba2", "minicpm", "minicpm3", "minimax", "ministral3", "mistral3", "mixtral", "nemotron",
+    "nemotron_h", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phimoe", "plamo", "qwen", "qwen2",
+    "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "rwkv7",
+    "seed_oss", "smollm3", "stablelm", "starcoder2", "step3p5",
+)  # fmt: skip
+# By what configs call them; some have another name there.
+MLX_MODEL_TYPES = {name: name for name in _MLX_MODULES} | {
+    "mistral": "llama",
+    "falcon_mamba": "mamba",
+    "kimi_k2": "deepseek_v3",
+    "minimax_m2": "minimax",
+    "iquestcoder": "llama",
+    "xverse": "llama",
+}
+
 Exactness = Literal["exact", "scale-rounded", "re-encoded"]
 TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
 

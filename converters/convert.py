@@ -27,6 +27,8 @@ from converters.artifact import (
     TensorRecord,
     read_artifact,
 )
+from converters.convert_native import convert_native
+from converters.description import write_description
 from converters.errors import NoSpace
 from converters.gguf import GgufFile, read_header, text_value
 from converters.plan import Plan, plan
@@ -34,6 +36,7 @@ from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
 from converters.targets.mlx import write as mlx_target
 from converters.targets.mlx.layout import Layout as MlxLayout
+from converters.targets.mlx.native import is_native
 from converters.targets.onnx import write as onnx_target
 from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.tensor_reader import TensorReader
@@ -54,14 +57,13 @@ def convert(file: BinaryIO, request: Request, progress: Progress) -> int:
     if request.final.exists():
         return read_artifact(request.final).file_bytes
     progress.start("plan")
-    header = library_form(read_header(file))
-    tokenizer = build_tokenizer(header.metadata)
-    planned = plan(header, request.target, request.precise)
-    check_space(request.final.parent, planned.artifact_bytes)
+    header, reader = library_form(read_header(file)), TensorReader(file.fileno())
     try:
-        return _convert(
-            _Job(header, TensorReader(file.fileno()), tokenizer, planned), request, progress
-        )
+        if is_native(header):
+            return convert_native(
+                header, reader, request.target, request.source, request.final, progress
+            )
+        return _convert(_job(header, reader, request), request, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"the disk filled up: {error.strerror}") from error
@@ -75,6 +77,13 @@ class _Job(msgspec.Struct, frozen=True):
     plan: Plan
 
 
+def _job(header: GgufFile, reader: TensorReader, request: Request) -> _Job:
+    tokenizer = build_tokenizer(header.metadata)
+    planned = plan(header, request.target, request.precise)
+    check_space(request.final.parent, planned.artifact_bytes)
+    return _Job(header, reader, tokenizer, planned)
+
+
 def _convert(job: _Job, request: Request, progress: Progress) -> int:
     with staged(request.final) as staging:
         progress.start("write", job.plan.layout.weights_bytes)
@@ -82,7 +91,7 @@ def _convert(job: _Job, request: Request, progress: Progress) -> int:
         records = _write_target(job, rope, staging, progress.advance)
         (staging / TOKENIZER_FILE).write_bytes(job.tokenizer.tokenizer_json)
         artifact = _describe(job, request, rope, records)
-        artifact_bytes = _write_description(artifact, staging)
+        artifact_bytes = write_description(artifact, ARTIFACT_FILE, staging)
         progress.start("verify", artifact_bytes)
         _verify(job.plan, artifact_bytes, staging)
         progress.start("sync", artifact_bytes)
@@ -169,17 +178,6 @@ def _rope_tables(job: _Job) -> dict[str, RopeTable]:
         )
         tables[name] = rope_table(recipe, factors, long_factors)
     return tables
-
-
-def _write_description(artifact: Artifact, staging: pathlib.Path) -> int:
-    """Writes `artifact.json`, which counts itself in `file_bytes`; gives that sum."""
-    others = sum(path.stat().st_size for path in staging.iterdir())
-    data, total = b"", -1
-    while total != others + len(data):
-        total = others + len(data)
-        data = msgspec.json.encode(msgspec.structs.replace(artifact, file_bytes=total))
-    (staging / ARTIFACT_FILE).write_bytes(data)
-    return total
 
 
 def _verify(planned: Plan, artifact_bytes: int, staging: pathlib.Path) -> None:

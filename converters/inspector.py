@@ -29,6 +29,8 @@ FILE_TYPES = {
 }  # fmt: skip
 
 _LONG_TEXT = 1 << 18
+# Keys of models in MLX's own format (`converters.targets.mlx.native`).
+NATIVE_MODEL_TYPE, NATIVE_QUANTIZATION = "mlx.model_type", "mlx.quantization"
 
 
 def run_inspect(input_path: pathlib.Path, digest: str, output_folder: pathlib.Path) -> None:
@@ -63,10 +65,10 @@ def describe(header: GgufFile, digest: str) -> Inspection:
         size=header.size,
         header_bytes=header.data_offset,
         kind=kind,
-        architecture=architecture,
+        architecture=text_value(metadata, NATIVE_MODEL_TYPE, architecture),
         name=text_value(metadata, "general.name"),
-        file_type=FILE_TYPES.get(integer_value(metadata, "general.file_type", 0), "unknown"),
-        parameter_count=sum(tensor.elements for tensor in header.tensors),
+        file_type=_file_type(metadata),
+        parameter_count=_parameter_count(header),
         context_length=integer_value(metadata, f"{architecture}.context_length", 0),
         embedding_length=integer_value(metadata, f"{architecture}.embedding_length", 0),
         block_count=integer_value(metadata, f"{architecture}.block_count", 0),
@@ -84,6 +86,20 @@ def describe(header: GgufFile, digest: str) -> Inspection:
         memory=assessment.memory,
         warnings=header.warnings,
     )
+
+
+def _file_type(metadata: dict[str, Value]) -> str:
+    """MLX's own format has words of its own."""
+    known = FILE_TYPES.get(integer_value(metadata, "general.file_type", 0), "unknown")
+    return text_value(metadata, NATIVE_QUANTIZATION, known)
+
+
+def _parameter_count(header: GgufFile) -> int:
+    """Numbers in all tensors; where those are MLX's packed words, the file says how many it stands for."""
+    numbers = sum(tensor.elements for tensor in header.tensors)
+    if NATIVE_MODEL_TYPE not in header.metadata:
+        return numbers
+    return integer_value(header.metadata, "general.parameter_count", numbers)
 
 
 def _kind(header: GgufFile) -> str:

@@ -17,10 +17,11 @@ from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
 from converters.errors import ConversionError, Unsupported
-from converters.gguf import GgufFile, TensorInfo
+from converters.gguf import GgufFile, TensorInfo, integer_value
 from converters.inspection import MemoryEstimate
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.models.registry import family_of
+from converters.targets.mlx.native import is_native, plan_native
 from converters.targets.mlx.placement import plan_layout as plan_mlx_layout
 from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.targets.onnx.layout import plan_layout as plan_onnx_layout
@@ -121,6 +122,8 @@ class Assessment(msgspec.Struct, frozen=True):
 
 def assess(file: GgufFile) -> Assessment:
     """Plans the file for every runtime; what cannot be planned is a refusal."""
+    if is_native(file):
+        return _assess_native(file)
     found = Assessment({}, {}, {})
     for target, runtime in RUNTIMES.items():
         try:
@@ -132,6 +135,25 @@ def assess(file: GgufFile) -> Assessment:
         else:
             found.estimates[runtime] = planned.artifact_bytes
             found.memory[runtime] = _memory_estimate(planned)
+    return found
+
+
+def _assess_native(file: GgufFile) -> Assessment:
+    found = Assessment({}, {}, {})
+    for target, runtime in RUNTIMES.items():
+        try:
+            if reason := tokenizer_refusal(file.metadata):
+                raise Unsupported(reason)
+            planned = plan_native(file, target)
+        except ConversionError as error:
+            found.refusals[runtime] = str(error)
+        else:
+            found.estimates[runtime] = planned.weights_bytes + _TOKENIZER_RATIO * file.data_offset
+            found.memory[runtime] = MemoryEstimate(
+                resident_bytes=planned.weights_bytes,
+                kv_bytes_per_token=planned.kv_bytes_per_token,
+                context_length=integer_value(file.metadata, "mlx.context_length", 0),
+            )
     return found
 
 

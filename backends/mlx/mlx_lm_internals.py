@@ -21,102 +21,13 @@ import mlx.core as mx
 from mlx import nn
 
 from backends.types import EngineError
+from converters.artifact import MLX_MODEL_TYPES
 
 VERSION = "0.32.2"
 # One per block: a cache of keys and values, a window, a state, or a list of those.
 Caches = list[Any]
 Weights = dict[str, mx.array]
 Config = Mapping[str, Any]
-
-# Modules that have been looked at: importing them runs nothing but definitions.
-MODEL_TYPES = frozenset(
-    [
-        "afmoe",
-        "apertus",
-        "baichuan_m1",
-        "bailing_moe",
-        "bitnet",
-        "cohere",
-        "cohere2",
-        "deepseek",
-        "deepseek_v2",
-        "deepseek_v3",
-        "dots1",
-        "ernie4_5",
-        "ernie4_5_moe",
-        "exaone",
-        "exaone4",
-        "falcon_h1",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "gemma3n",
-        "gemma4",
-        "gemma4_text",
-        "glm",
-        "glm4",
-        "glm4_moe",
-        "glm4_moe_lite",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "gpt_oss",
-        "granite",
-        "granitemoe",
-        "granitemoehybrid",
-        "helium",
-        "hunyuan",
-        "hunyuan_v1_dense",
-        "internlm2",
-        "internlm3",
-        "jamba",
-        "kimi_linear",
-        "lfm2",
-        "lfm2_moe",
-        "llama",
-        "mamba",
-        "mamba2",
-        "minicpm",
-        "minicpm3",
-        "minimax",
-        "ministral3",
-        "mistral3",
-        "mixtral",
-        "nemotron",
-        "nemotron_h",
-        "olmo2",
-        "olmo3",
-        "olmoe",
-        "phi",
-        "phi3",
-        "phimoe",
-        "plamo",
-        "qwen",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_5",
-        "qwen3_5_moe",
-        "qwen3_moe",
-        "qwen3_next",
-        "rwkv7",
-        "seed_oss",
-        "smollm3",
-        "stablelm",
-        "starcoder2",
-        "step3p5",
-    ]
-)
-# What configs call a module that has another name.
-_RENAMED = {
-    "mistral": "llama",
-    "falcon_mamba": "mamba",
-    "kimi_k2": "deepseek_v3",
-    "minimax_m2": "minimax",
-    "iquestcoder": "llama",
-    "xverse": "llama",
-}
 
 
 def submodule(name: str) -> Any:
@@ -141,8 +52,8 @@ def build_model(config: Config, weights: Weights) -> nn.Module:
     Names that the module has not, or lacks, are errors: `load_weights` is strict.
     """
     model_type = str(config.get("model_type", ""))
-    name = _RENAMED.get(model_type, model_type)
-    if name not in MODEL_TYPES:
+    name = MLX_MODEL_TYPES.get(model_type, "")
+    if not name:
         raise EngineError("load", f"MLX has no model of the type {model_type!r} here")
     try:
         module = submodule(f"models.{name}")

@@ -26,6 +26,7 @@ from converters.artifact import (
     read_adapter,
     structure_of,
 )
+from converters.description import write_description
 from converters.errors import Unsupported
 from converters.gguf import GgufFile, read_header
 from converters.plan import Plan, plan
@@ -98,7 +99,7 @@ def convert_adapter(
     with staged(request.final) as staging:
         progress.start("write", planned.layout.weights_bytes)
         _write(planned, request, TensorReader(adapter.fileno()), staging, progress)
-        artifact_bytes = _write_description(_describe(planned, request), staging)
+        artifact_bytes = write_description(_describe(planned, request), ADAPTER_FILE, staging)
         progress.start("sync", artifact_bytes)
         sync_files(staging)
         publish(staging, request.final)
@@ -161,14 +162,3 @@ def _describe(planned: AdapterPlan, request: AdapterRequest) -> AdapterArtifact:
         resident_bytes=layout.weights_bytes * (1 if is_mlx else 2),
         arrays={} if is_mlx else layout.arrays(),
     )
-
-
-def _write_description(artifact: AdapterArtifact, staging: pathlib.Path) -> int:
-    """Writes `adapter.json`, which counts itself in `file_bytes`; gives that sum."""
-    others = sum(path.stat().st_size for path in staging.iterdir())
-    data, total = b"", -1
-    while total != others + len(data):
-        total = others + len(data)
-        data = msgspec.json.encode(msgspec.structs.replace(artifact, file_bytes=total))
-    (staging / ADAPTER_FILE).write_bytes(data)
-    return total

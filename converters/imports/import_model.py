@@ -24,7 +24,8 @@ from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file, w
 from converters.imports.config import Config, check_not_quantised
 from converters.imports.families.bert import Pooling, read_pooling
 from converters.imports.families.registry import model_class, recipe_for
-from converters.imports.folder import CONFIG, ModelFiles
+from converters.imports.folder import CONFIG, Json, ModelFiles
+from converters.imports.mlx_format import is_mlx_format, mlx_recipe, table_rows
 from converters.imports.recipe import Placed, Recipe
 from converters.imports.vocabulary import vocabulary_keys
 from converters.imports.weights import slices
@@ -32,6 +33,7 @@ from converters.plan import require_convertible
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
 from converters.strict_json import parse_json
+from converters.targets.mlx.native import ARCHITECTURE
 
 # `general.file_type` by the type that most weights have.
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -64,13 +66,11 @@ def plan_import(files: ModelFiles, name: str) -> tuple[Recipe, GgufPlan]:
     values = files.json(CONFIG)
     if not values:
         raise MalformedFile(f"the folder has no {CONFIG}")
-    check_not_quantised(values)
     config = Config(values)
-    model_class(config)
-    recipe = recipe_for(config, files.tensors(), _pooling(files))
+    recipe = _recipe(config, values, files)
     text_config = config.part("text_config") if config.has("text_config") else config
     vocabulary, notes = vocabulary_keys(files, text_config, _rows(recipe))
-    keys = recipe.keys | _general(recipe, name) | vocabulary
+    keys = _general(recipe, name) | recipe.keys | vocabulary
     tensors = [NewTensor(each.name, each.shape, each.type_name) for each in recipe.tensors]
     try:
         planned = plan_file(keys, tensors)
@@ -78,6 +78,14 @@ def plan_import(files: ModelFiles, name: str) -> tuple[Recipe, GgufPlan]:
         raise MalformedFile(str(error)) from error
     require_convertible(parse_header(planned.header, planned.total_bytes))
     return msgspec.structs.replace(recipe, keys=keys, notes=recipe.notes + notes), planned
+
+
+def _recipe(config: Config, values: Json, files: ModelFiles) -> Recipe:
+    if is_mlx_format(values):
+        return mlx_recipe(values, files.text(CONFIG), files.tensors())
+    check_not_quantised(values)
+    model_class(config)
+    return recipe_for(config, files.tensors(), _pooling(files))
 
 
 def _pooling(files: ModelFiles) -> Pooling:
@@ -94,6 +102,8 @@ def _pooling(files: ModelFiles) -> Pooling:
 
 
 def _rows(recipe: Recipe) -> int:
+    if recipe.architecture == ARCHITECTURE:
+        return table_rows({each.name: each.sources[0] for each in recipe.tensors})
     found = next((each for each in recipe.tensors if each.name == _EMBEDDING), None)
     if found is None:
         raise MalformedFile("the folder holds no table of embeddings")
@@ -104,7 +114,7 @@ def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
     counts: Counter[str] = Counter()
     for tensor in recipe.tensors:
         counts[tensor.type_name] += int(np.prod(tensor.shape, dtype=np.int64))
-    file_type = _FILE_TYPES[counts.most_common(1)[0][0]]
+    file_type = _FILE_TYPES.get(counts.most_common(1)[0][0], 0) if counts else 0
     return {
         "general.name": TypedValue(ValueType.STRING, name),
         "general.file_type": TypedValue(ValueType.UINT32, file_type),

@@ -49,7 +49,7 @@ Names = Mapping[str, Rule | str]
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """One tensor of the GGUF: `sources` one after another (experts), or `values` that are computed.
 
-    `head_rows` > 0: rows are re-ordered within heads of that many rows. A single source may have more
+    `is_as_it_is`: the bytes of the one source, whatever they mean. `head_rows` > 0: rows are re-ordered within heads of that many rows. A single source may have more
     rows than `shape`: those from `skip_rows` on are taken.
     """
 
@@ -61,6 +61,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     head_rows: int = 0
     shift: float = 0.0
     skip_rows: int = 0
+    is_as_it_is: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,12 @@ def slices(tensor: Placed) -> Iterator[npt.NDArray[np.uint8]]:
     if tensor.values:
         yield np.array(tensor.values, np.float32).view(np.uint8)
     for source in tensor.sources:
-        yield from _of_source(tensor, source)
+        yield from _bytes_of(source) if tensor.is_as_it_is else _of_source(tensor, source)
+
+
+def _bytes_of(source: StoredTensor) -> Iterator[npt.NDArray[np.uint8]]:
+    for start in range(0, source.nbytes, SLICE_BYTES):
+        yield _read(source, start, min(SLICE_BYTES, source.nbytes - start))
 
 
 def _of_source(tensor: Placed, source: StoredTensor) -> Iterator[npt.NDArray[np.uint8]]:

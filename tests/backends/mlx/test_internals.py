@@ -67,7 +67,7 @@ def test_positions_are_counted_from_the_caches(kind: str):
 
 def test_every_model_type_that_the_converter_writes_is_allowed():
     families = [*registry.FAMILIES.values(), *registry.MIXTURES.values()]
-    assert {family.model_type for family in families} <= internals.MODEL_TYPES
+    assert {family.model_type for family in families} <= internals.MLX_MODEL_TYPES.keys()
 
 
 def test_every_allowed_module_exists_and_defines_a_model():
@@ -76,7 +76,7 @@ def test_every_allowed_module_exists_and_defines_a_model():
         "from backends.mlx import mlx_lm_internals as i\n"
         "import resource, sys\n"
         "before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-        "for name in sorted(i.MODEL_TYPES):\n"
+        "for name in sorted(i.MLX_MODEL_TYPES.values()):\n"
         "    module = i.submodule('models.' + name)\n"
         "    module.Model, module.ModelArgs.from_dict\n"
         "assert 'transformers' not in sys.modules and 'mlx_lm.utils' not in sys.modules\n"
