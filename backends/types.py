@@ -148,6 +148,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
     `rows` is how many requests may decode together; `kv_bytes` bounds all KV caches (0: chosen by the
     engine); `threads` 0 lets the engine choose; `precise` turns integer activations off.
     `prefix_cache_bytes` > 0: what all models together may keep of prompts below `cache_folder`.
+    `ranks` more than 1: the model is split over so many processes, by "tensor" or "pipeline" or as
+    it can.
     """
 
     request_id: RequestId
@@ -162,6 +164,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
     precise: bool = False
     cache_folder: str = ""
     prefix_cache_bytes: int = 0
+    ranks: int = 1
+    split: str = "auto"
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="loaded"):

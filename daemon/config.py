@@ -23,6 +23,9 @@ from daemon.models.registry.throttle import QuietHours, parse_quiet_hours
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 11434
+# Ranks that one MLX model may be split over, and how.
+MAX_RANKS = 16
+SPLITS = ("auto", "tensor", "pipeline")
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: the service manager shall not retry
 _T = TypeVar("_T")
 
@@ -74,6 +77,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pull_bytes_per_second: int = 0
     pull_quiet_hours: QuietHours | None = None
     registries: tuple[str, ...] = ()
+    mlx_ranks: int = 1
+    mlx_split: str = "auto"
     memory_artifacts: pathlib.Path | None = None
     prefix_cache_bytes: int = 0
 
@@ -180,6 +185,19 @@ def _parse_foreign(text: str) -> tuple[tuple[pathlib.Path, ...], bool]:
 def _parse_backend(text: str) -> str:
     if text not in (*WISHES, "scripted"):
         raise ValueError(f"must be one of {', '.join(WISHES)}")
+    return text
+
+
+def _parse_ranks(text: str) -> int:
+    count = parse_count(text)
+    if not 1 <= count <= MAX_RANKS:
+        raise ValueError(f"must be a number from 1 to {MAX_RANKS}")
+    return count
+
+
+def _parse_split(text: str) -> str:
+    if text not in SPLITS:
+        raise ValueError(f"must be one of {', '.join(SPLITS)}")
     return text
 
 
@@ -315,6 +333,8 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         pull_quiet_hours=settings.read("pull_quiet_hours", parse_quiet_hours, None),
         registries=settings.read("registries", _parse_list, ()),
         prefix_cache_bytes=settings.read("prefix_cache_bytes", parse_size, 0),
+        mlx_ranks=settings.read("mlx_ranks", _parse_ranks, 1),
+        mlx_split=settings.read("mlx_split", _parse_split, "auto"),
         memory_artifacts=settings.read("memory_artifacts", _parse_memory_folder, _memory_folder()),
     )
 

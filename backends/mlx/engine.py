@@ -398,6 +398,9 @@ class MlxEngine:
         for request_id in living:
             self.cancel(request_id)
         self._cache.clear()
+        end_ranks = getattr(self._model, "close", None)
+        if end_ranks is not None:
+            end_ranks()
         self._model = None
         gc.collect()
         mx.clear_cache()

@@ -10,7 +10,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx import nn
@@ -63,6 +63,8 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
         return _load_encoder(folder, artifact, place, candidates)
     model = _built(config, weights)
     attach(model, adapter)
+    if load.ranks > 1:
+        model = _distributed(load, artifact, folder, model, config)
     del weights, adapter
     numbers, row_bytes = proven(model, stored, candidates, artifact.vocabulary)
     device.wire_weights(weights_bytes)
@@ -91,6 +93,26 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
         has_batches=is_batched,
         **({} if place == "cpu" else {"most_chunk": GPU_CHUNK}),
     )  # fmt: skip
+
+
+def build_lazily(folder: pathlib.Path, config: Config) -> nn.Module:
+    """A model of which nothing is read yet but headers. Raises EngineError("load")."""
+    return _built(config, _read_weights(folder))
+
+
+def _distributed(
+    load: Load, artifact: Artifact, folder: pathlib.Path, model: nn.Module, config: Config
+) -> nn.Module:
+    """One model over several processes."""
+    from backends.mlx.ranks import distribute
+    from backends.mlx.splitting import plan_split
+
+    if artifact.pooling or load.adapters:
+        what = "models with adapters" if load.adapters else "embedding models"
+        raise EngineError("unsupported", f"{what} are not split over ranks")
+    split = plan_split(load.split, model, config, load.ranks)
+    _log.info("%s over %d ranks", split, load.ranks)
+    return cast(nn.Module, distribute(model, folder, config, split, load.ranks))
 
 
 def _checked(load: Load, folder: pathlib.Path) -> Artifact:

@@ -10,11 +10,12 @@ breaks when what is relied on here has moved.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -95,6 +96,39 @@ def body_of(model: nn.Module) -> Any | None:
 # ---- caches ----
 
 
+class Held(list[Any]):
+    """Caches that the engine holds, one per block; unlike a plain list it can be told apart."""
+
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+    __eq__ = object.__eq__  # pyright: ignore[reportAssignmentType]
+
+
+# Is told the name, the arguments and the result of everything that makes or changes caches.
+Listener = Callable[[str, Sequence[Any], Any], None]
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener | None) -> None:
+    """One at a time; None: nobody any more."""
+    _listeners[:] = [listener] if listener else []
+
+
+def _heard(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """NOTE: an operation that calls another one would be told twice; they call plain helpers."""
+
+    @functools.wraps(operation)
+    def told(*arguments: Any) -> Any:
+        result = operation(*arguments)
+        if isinstance(result, list):
+            result = Held(result)
+        for listener in _listeners:
+            listener(operation.__name__, arguments, result)
+        return result
+
+    return told
+
+
+@_heard
 def make_caches(model: nn.Module) -> Caches:
     return submodule("models.cache").make_prompt_cache(model)
 
@@ -107,21 +141,25 @@ def can_batch(caches: Caches) -> bool:
     )
 
 
+@_heard
 def batch_of(rows: Sequence[Caches]) -> Caches:
     """Caches of one row each as caches of one batch, in this order."""
     return [type(layer[0]).merge(list(layer)) for layer in zip(*rows, strict=True)]
 
 
+@_heard
 def extend_batch(batch: Caches, other: Caches) -> None:
     for cache, more in zip(batch, other, strict=True):
         cache.extend(more)
 
 
+@_heard
 def filter_batch(batch: Caches, places: Sequence[int]) -> None:
     for cache in batch:
         cache.filter(list(places))
 
 
+@_heard
 def row_of(batch: Caches, place: int) -> Caches:
     """One row of a batch, evaluated: a lazy one would keep the whole batch alive."""
     row = [cache.extract(place) for cache in batch]
@@ -138,11 +176,13 @@ def can_trim(caches: Caches) -> bool:
     return all(cache.is_trimmable() for cache in caches)
 
 
+@_heard
 def trim(caches: Caches, positions: int) -> None:
     for cache in caches:
         cache.trim(positions)
 
 
+@_heard
 def prefix_of(caches: Caches, held: int, wanted: int) -> Caches:
     """The first `wanted` of `held` positions in memory of their own. Needs `can_trim` if fewer."""
     copied = [_prefix_of(cache, held, wanted) for cache in caches]

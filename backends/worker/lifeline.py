@@ -22,6 +22,19 @@ _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"
 
 
+_reasons: list[str] = []
+
+
+def leave_because(reason: str) -> None:
+    """From any thread: the process shall end, and what it had in hand is told why."""
+    _reasons.append(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def reason_to_leave() -> str:
+    return _reasons[0] if _reasons else "the worker was told to stop"
+
+
 class Watchdog:
     """Ends the process `grace_seconds` after the daemon hung up, or after `arm`; then nothing asks."""
 

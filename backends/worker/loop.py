@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from backends import frames
 from backends.frames import FrameBuffer, FrameError, Hello
 from backends.types import EngineError, FromWorker
-from backends.worker.lifeline import GRACE_SECONDS, Watchdog, on_terminate
+from backends.worker.lifeline import GRACE_SECONDS, Watchdog, on_terminate, reason_to_leave
 from backends.worker.outbox import Outbox
 from backends.worker.requests import Requests, failed
 
@@ -64,7 +64,7 @@ class Worker:
         if self._exit_code is not None:
             return
         if self._is_told_to_leave:
-            self._send(self._requests.abandon(EngineError("died", "the worker was told to stop")))
+            self._send(self._requests.abandon(EngineError("died", reason_to_leave())))
             self._exit_code = 0
         elif self._requests.exit_code is not None:
             self._exit_code = self._requests.exit_code

@@ -25,6 +25,8 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     stall_seconds: float | None
     cache_folder: str = ""
     prefix_cache_bytes: int = 0
+    mlx_ranks: int = 1
+    mlx_split: str = "auto"
 
     @property
     def kv_bytes(self) -> int:
@@ -65,6 +67,8 @@ def _load(order: LoadOrder) -> Load:
         precise=placement.precise,
         cache_folder=order.cache_folder,
         prefix_cache_bytes=order.prefix_cache_bytes,
+        ranks=order.mlx_ranks if placement.backend == "mlx" else 1,
+        split=order.mlx_split,
     )
 
 

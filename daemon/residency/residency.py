@@ -244,6 +244,8 @@ class Residency:
             stall_seconds=self._settings.load_timeout_seconds,
             cache_folder=self._settings.cache_folder,
             prefix_cache_bytes=self._settings.prefix_cache_bytes,
+            mlx_ranks=self._settings.mlx_ranks,
+            mlx_split=self._settings.mlx_split,
         )
         self._spawn_task(self._load(resident, order))
 

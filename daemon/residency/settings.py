@@ -22,6 +22,8 @@ class ResidencySettings(msgspec.Struct, frozen=True, kw_only=True):
     load_timeout_seconds: float | None = 300.0
     cache_folder: str = ""
     prefix_cache_bytes: int = 0
+    mlx_ranks: int = 1
+    mlx_split: str = "auto"
 
     @classmethod
     def of(cls, config: Config) -> ResidencySettings:
@@ -34,6 +36,8 @@ class ResidencySettings(msgspec.Struct, frozen=True, kw_only=True):
             load_timeout_seconds=config.load_timeout_seconds,
             cache_folder=str(config.home / "cache"),
             prefix_cache_bytes=config.prefix_cache_bytes,
+            mlx_ranks=config.mlx_ranks,
+            mlx_split=config.mlx_split,
         )
 
 
