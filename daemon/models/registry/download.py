@@ -2,14 +2,13 @@
 
 Nothing that was synced is fetched twice, across cancels, restarts and power cuts; a cancel loses
 nothing that arrived. What the caller sees of the progress never runs backwards. The digest is taken
-over what is on disk, at the end.
+over what is on disk, behind the fetching.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import pathlib
 import random
 import re
@@ -26,13 +25,14 @@ from daemon.models.registry.client import (
     RegistryRefused,
     Unreachable,
 )
+from daemon.models.registry.digesting import FollowingDigest
 from daemon.models.registry.parts import Part, PartialBlob
 from daemon.models.registry.threads import finished_in_thread
 from daemon.models.registry.throttle import Throttle
 
 _WRITE_BYTES = 2 << 20
 _WRITE_SECONDS = 0.25
-_HASH_BYTES = 4 << 20
+_DIGEST_SECONDS = 0.02
 _TAKEN_SECONDS = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -79,6 +79,7 @@ class BlobDownload:
         self._held_before = 0
         self._location: Location | None = None
         self.partial = PartialBlob(blob, total_bytes)
+        self._following = FollowingDigest(self.partial)
         self.fetched_bytes = 0
 
     async def __aenter__(self) -> BlobDownload:  # noqa: PYI034  # never subclassed
@@ -121,7 +122,7 @@ class BlobDownload:
                 await self._fetch_part(part, part.size)
 
         try:
-            async with self._saving(), asyncio.TaskGroup() as group:
+            async with self._saving(), self._digesting(), asyncio.TaskGroup() as group:
                 for part in self.partial.parts:
                     if not part.is_done:
                         group.create_task(fetch(part))
@@ -130,7 +131,7 @@ class BlobDownload:
 
     async def verify_and_finish(self) -> None:
         """Raises Internal for content that is not what its digest says; then nothing is left of it."""
-        found = await asyncio.to_thread(_hash_file, self.partial.path)
+        found = await finished_in_thread(self._following.finish)
         if f"sha256:{found}" != self._digest:
             await self.discard()
             raise Internal(
@@ -153,6 +154,25 @@ class BlobDownload:
             task.cancel()
             await asyncio.wait({task})
             await finished_in_thread(self.partial.save)
+
+    @contextlib.asynccontextmanager
+    async def _digesting(self) -> AsyncGenerator[None]:
+        """Reads back and hashes what lies behind the slowest part while the rest is fetched."""
+        self._following.is_stopped = False
+        task = asyncio.create_task(self._keep_digesting())
+        try:
+            yield
+        finally:
+            self._following.is_stopped = True
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
+
+    async def _keep_digesting(self) -> None:
+        while True:
+            if not await finished_in_thread(self._following.advance):
+                await asyncio.sleep(_DIGEST_SECONDS)
 
     async def _keep_saving(self) -> None:
         while True:
@@ -296,11 +316,3 @@ def _first(failures: BaseExceptionGroup[DaemonError]) -> DaemonError:
 
     collect(failures)
     return next((e for e in leaves if isinstance(e, NoSpace | NotFound)), leaves[0])
-
-
-def _hash_file(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -131,6 +131,19 @@ class PartialBlob:
         """The first bytes of the file."""
         return os.pread(self._descriptor, byte_count, 0)
 
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Bytes read from there; 0 at the end of the file."""
+        return os.preadv(self._descriptor, [buffer], offset)
+
+    def leading_bytes(self) -> int:
+        """Bytes from the first on that are written without a gap."""
+        position = 0
+        for part in self.parts:
+            position += part.written
+            if not part.is_done:
+                break
+        return position
+
     def append(self, part: Part, chunks: Sequence[bytes]) -> None:
         """Writes where the part stopped. Raises NoSpace; what was written before that counts."""
         for group in (chunks[i : i + 512] for i in range(0, len(chunks), 512)):

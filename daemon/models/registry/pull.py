@@ -198,13 +198,14 @@ class _Pull:
             async with self._turn(client, layer) as download:
                 if download is not None:
                     await download.fetch_rest()
+                    await download.verify_and_finish()  # its digest is nearly done by now
                 else:
                     self._store.blobs.touch(parse_digest(layer.digest))
         self._progress.say("verifying sha256 digest")
         for layer in blobs:
             async with self._turn(client, layer) as download:
-                if download is not None:
-                    await download.fetch_rest()  # nothing is left of it, unless another took over
+                if download is not None:  # somebody has removed it meanwhile
+                    await download.fetch_rest()
                     await download.verify_and_finish()
 
     def _say_quiet(self) -> None:
