@@ -17,7 +17,7 @@ import msgspec
 from litestar import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from daemon.errors import DaemonError, Internal
+from daemon.errors import Busy, DaemonError, Internal
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ PROGRESS_JSON = "application/json"
 NDJSON = "application/x-ndjson"
 # A reader that takes nothing for so long is gone, whatever its socket says.
 SEND_SECONDS = 120.0
+# Answers take seconds; whoever was refused for lack of room need not ask sooner.
+RETRY_SECONDS = 5
 _encode = msgspec.json.Encoder().encode
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 
@@ -55,7 +57,12 @@ def as_daemon_error(error: BaseException) -> DaemonError:
 
 
 def error_response(error: DaemonError) -> Response[bytes]:
-    return json_response(ErrorBody(error.message), error.status)
+    return json_response(ErrorBody(error.message), error.status, error_headers(error))
+
+
+def error_headers(error: DaemonError) -> dict[str, str]:
+    """A full queue says when to come again."""
+    return {"Retry-After": str(RETRY_SECONDS)} if isinstance(error, Busy) else {}
 
 
 def last_event(events: list[_Event]) -> _Event:
@@ -141,6 +148,8 @@ class EventAnswer(Response[bytes], Generic[_Event]):
     async def _send_error(self, send: Send, error: DaemonError) -> None:
         body = ErrorBody(error.message)
         if not self._started:
+            headers = error_headers(error).items()
+            self._extra += [(key.lower().encode(), value.encode()) for key, value in headers]
             await self._send_whole(send, error.status, body)
             return
         async with _patience():

@@ -386,3 +386,21 @@ async def _exercise(client: ollama.AsyncClient, rig: Rig) -> None:
     assert missing.value.status_code == 404
     await client.generate("plain", keep_alive=0)
     assert not rig.services.residency.loaded()
+
+
+async def test_a_full_queue_says_so_and_when_to_come_again(tmp_path: pathlib.Path) -> None:
+    async with api_rig(tmp_path, max_queue=1, num_parallel=1) as rig:
+        await rig.add_model("plain")
+        body, residency = {"model": "plain", "prompt": "slow"}, rig.services.residency
+        held = [asyncio.create_task(_post_patiently(rig.base, body))]
+        await _until(lambda: any(model.users for model in residency.loaded()))
+        held.append(asyncio.create_task(_post_patiently(rig.base, body)))
+        await _until(lambda: len(residency.queue()) == 1)
+        for stream in (True, False):
+            answer = await rig.post("/api/generate", model="plain", prompt="hi", stream=stream)
+            assert answer.status_code == 503
+            full = "server busy, please try again.  maximum pending requests exceeded"
+            assert answer.json() == {"error": full}
+            assert int(answer.headers["Retry-After"]) > 0
+        for task in held:
+            await _leave(task)
