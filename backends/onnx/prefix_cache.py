@@ -146,12 +146,11 @@ class PrefixCache:
         if self._saved is None:
             return None
         prefix, most = _prefix(request, request.prompt_ids), len(request.prompt_ids) - 2
-        if not self._saved.saves(prefix, most=most, held=held, exact=exact):
+        found = self._saved.find(prefix, most=most, held=held, exact=exact)
+        row = self._take(positions, None) if found else None
+        if found is None or row is None:
             return None
-        row = self._take(positions, None)
-        if row is None:
-            return None
-        if self._saved.fill(row, prefix, most=most, held=held, exact=exact):
+        if self._saved.fill(row, found):
             return row
         self._rows.release(row)
         return None

@@ -91,11 +91,13 @@ class SavedRows:
 
     # ---- reading ----
 
-    def fill(self, row: Row, prefix: Prefix, *, most: int, held: int, exact: bool) -> int:
-        """Ids of `prefix` that the fresh `row` holds now, 0 where nothing on disk was worth it."""
-        found = self._best(prefix, most, held, exact)
-        if found is None:
-            return 0
+    def find(self, prefix: Prefix, *, most: int, held: int, exact: bool) -> Found | None:
+        """What is worth a fresh row. While others decode, only what they will not notice."""
+        seconds = math.inf if self._rows.is_quiet else UNNOTICED_SECONDS
+        return self._files.best(prefix, most=most, held=held, exact=exact, most_seconds=seconds)
+
+    def fill(self, row: Row, found: Found) -> bool:
+        """Whether the fresh `row` holds all of it now; False: the file was damaged."""
         length = 0
         try:
             for block in self._files.read(found):
@@ -104,16 +106,7 @@ class SavedRows:
                 length += positions
         except DamagedPrefix as error:
             logger.warning("%s", error)
-            return 0
+            return False
         row.length = row.peak = length
         row.exact_length = found.exact
-        return length
-
-    def saves(self, prefix: Prefix, *, most: int, held: int, exact: bool) -> bool:
-        """Whether `fill` would be worth a row."""
-        return self._best(prefix, most, held, exact) is not None
-
-    def _best(self, prefix: Prefix, most: int, held: int, exact: bool) -> Found | None:
-        """While others decode, only what they will not notice."""
-        seconds = math.inf if self._rows.is_quiet else UNNOTICED_SECONDS
-        return self._files.best(prefix, most=most, held=held, exact=exact, most_seconds=seconds)
+        return True

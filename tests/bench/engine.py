@@ -1,4 +1,4 @@
-"""Figures of the ONNX engine alone: `python -m tests.bench.engine rows second-turn gap guesses embed`.
+"""Figures of the ONNX engine alone: `python -m tests.bench.engine rows second-turn gap guesses disk embed`.
 
 In one process, on a random model of `--size`; a folder with an artifact can be given instead. Ratios
 mean more than seconds where the machine is shared.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from backends.engine.contract import Engine
+from backends.engine.contract import Engine, Rests
 from backends.engine.pace import MIN_CHUNK
 from backends.onnx import backend
 from backends.types import (
@@ -45,11 +45,11 @@ def artifact_of(folder: pathlib.Path, architecture: str, types: str, **shape) ->
     return wanted.final
 
 
-def load(folder: pathlib.Path, rows: int = 16, context: int = 8192) -> Engine:
+def load(folder: pathlib.Path, rows: int = 16, context: int = 8192, **fields) -> Engine:
     return backend.load(
         Load(
             request_id="l", backend="onnx", artifact=str(folder), rows=rows, context_length=context,
-            kv_bytes=8 << 30,
+            kv_bytes=8 << 30, **fields,
         )
     )  # fmt: skip
 
@@ -105,6 +105,26 @@ def second_turn(folder: pathlib.Path) -> None:
     print(
         f"first token of a 2,000-token chat: {seconds:.3f} s; second turn with 30 new: {again:.3f} s, "
         f"{seconds / again:.0f} times sooner"
+    )
+
+
+def disk(folder: pathlib.Path) -> None:
+    """The first token of a chat that another process has had before, with and without its files."""
+    prompt = text(1, 2000)
+    with tempfile.TemporaryDirectory() as cache:
+        saving = {"cache_folder": cache, "prefix_cache_bytes": 8 << 30}
+        engine = load(folder, **saving)
+        cold, _ = first_token(engine, ask("a", prompt, 5, temperature=0.7))
+        begin = time.perf_counter()
+        while isinstance(engine, Rests) and engine.rest():
+            pass
+        writing = time.perf_counter() - begin
+        size = sum(path.stat().st_size for path in pathlib.Path(cache).rglob("*.kv"))
+        engine.close()
+        warm, _ = first_token(load(folder, **saving), ask("b", prompt, 5, temperature=0.7))
+    print(
+        f"first token of 2,000 tokens in a new process: {cold:.3f} s computed, {warm:.3f} s read "
+        f"back, {cold / warm:.1f} times sooner; {size >> 20} MiB written in {writing:.2f} s of pauses"
     )
 
 
@@ -222,7 +242,13 @@ def embed(folder: pathlib.Path) -> None:
     print(f"64 sentences on bert 6 x 384: {together:.0f}/s in a batch, {alone:.0f}/s one by one")
 
 
-PARTS = {"rows": rows, "second-turn": second_turn, "gap": gap, "guesses": guesses}
+PARTS = {
+    "rows": rows,
+    "second-turn": second_turn,
+    "gap": gap,
+    "guesses": guesses,
+    "disk": disk,
+}
 
 
 def main() -> None:

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from backends.engine import prefix_files
+from backends.onnx import saved_rows
 from backends.onnx.engine import OnnxEngine
-from tests.backends.onnx.engine_rig import EXACT, Watch, answer, ask, load, step_until_sampled
+from tests.backends.onnx.engine_rig import (
+    EXACT,
+    Watch,
+    answer,
+    ask,
+    load,
+    run,
+    step_until_sampled,
+    usage_of,
+)
 from tests.backends.onnx.test_prefix_cache import artifact, text
 
 __all__ = ["artifact"]
@@ -54,6 +64,23 @@ def test_a_later_process_reads_back_and_says_the_same(
     assert (usage.cached_tokens, usage.prompt_tokens) == (148, 150)
     assert warm == cold
     assert all(np.array_equal(*pair) for pair in zip(logits, watch.logits, strict=True))
+
+
+def test_nobody_who_decodes_waits_for_a_long_read(
+    artifact: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = saving(artifact, tmp_path)
+    answer(first, ask("a", text(1, 150), 5))
+    rest(first)
+    first.close()
+    monkeypatch.setattr(saved_rows, "UNNOTICED_SECONDS", 0.0)
+    busy = saving(artifact, tmp_path)
+    busy.add(ask("talking", text(2, 20), 200))
+    step_until_sampled(busy, "talking")
+    busy.add(ask("b", text(1, 150), 5))
+    assert usage_of(run(busy)["b"]).cached_tokens == 0
+    _, usage = answer(saving(artifact, tmp_path), ask("c", text(1, 150), 5))
+    assert usage.cached_tokens == 148
 
 
 def test_a_second_turn_goes_on_from_the_disk(

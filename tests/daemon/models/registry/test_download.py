@@ -21,6 +21,7 @@ from daemon.models.registry.download import BlobDownload, DownloadSettings
 from daemon.models.registry.keys import load_or_create_key
 from daemon.models.registry.reach import Reach
 from daemon.models.registry.throttle import Throttle
+from tests.daemon.models.shelf import until
 from tests.registry.server import Registry
 
 SIZE = 3_000_000
@@ -261,11 +262,13 @@ async def test_a_killed_daemon_loses_little(tmp_path: pathlib.Path) -> None:
         async with client_of(registry, tmp_path / "home") as client:
             fetch = Fetch(client, digest, tmp_path, SIZE, save_seconds=0.05)
             task = asyncio.create_task(fetch.run())
-            await asyncio.sleep(0.35)
-            parts = list(tmp_path.glob("*-partial-*"))
-            on_record = sum(json.loads(path.read_text())["Completed"] for path in parts)
-            assert on_record > 0
-            assert fetch.download.fetched_bytes - on_record < SIZE * 0.8
+
+            def on_record() -> int:
+                parts = list(tmp_path.glob("*-partial-*"))
+                return sum(json.loads(path.read_text())["Completed"] for path in parts)
+
+            await until(lambda: on_record() > 0)
+            assert fetch.download.fetched_bytes - on_record() < SIZE * 0.8
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
