@@ -7,7 +7,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints con
 SERVE  := $(VENV)/.installed-$(EXTRA)
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: serve test check lint types unit parity-real soak fuzz bench wheel constraints clean
+.PHONY: serve test check lint types unit parity-real soak fuzz bench optimum wheel constraints clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVE)
@@ -43,6 +43,10 @@ fuzz: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# Installs over a gigabyte into a temporary folder; says its time and size.
+optimum: $(DEV)
+	$(BIN)/python -m tests.optimum $(ARGS)
 
 wheel: $(DEV)
 	$(BIN)/python -m hatchling build -t wheel

@@ -21,6 +21,7 @@ from types import FrameType
 from converters.artifact import TARGETS
 from converters.confinement import confine, die_with_parent
 from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
+from converters.imports.folder import ModelFiles, find_files
 from converters.memory import keep_freed_memory
 from converters.progress import Progress, write_line
 from converters.staging import prepare
@@ -88,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--input", type=pathlib.Path, help="a folder of safetensors")
     importing.add_argument("--file", nargs=2, action="append", metavar=("NAME", "PATH"))
     importing.add_argument("--name", default="", help="what the model calls itself")
+    importing.add_argument(
+        "--optimum", type=pathlib.Path, metavar="DIR", help="its environment: export to ONNX"
+    )
     adapter = _watched(commands.add_parser("import-adapter"), _import_adapter)
     adapter.add_argument("--file", nargs=2, action="append", metavar=("NAME", "PATH"))
     adapter.add_argument("--base", required=True, type=pathlib.Path, help="the base model's GGUF")
@@ -210,13 +214,14 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from converters.imports.folder import ModelFiles, find_files
-
     final = options.output.absolute()
     paths = {name: pathlib.Path(path) for name, path in options.file or ()}
     if options.input:
         paths |= find_files(options.input)
     prepare(final)
+    if options.optimum:
+        _import_graph(options, paths, final)
+        return
     with contextlib.ExitStack() as stack:
         files = ModelFiles(paths, stack)
         _confine_to(options, list(paths.values()), final.parent)
@@ -242,6 +247,26 @@ def _import_adapter(options: argparse.Namespace) -> None:
 
         file_bytes = import_adapter(files, read_header(base), final, Progress())
     write_line(done=True, file_bytes=file_bytes)
+
+
+def _import_graph(
+    options: argparse.Namespace, paths: dict[str, pathlib.Path], final: pathlib.Path
+) -> None:
+    """The export is a process of its own, confined by itself; this one is after it has ended."""
+    if not options.input:
+        raise Unsupported("optimum exports folders of this machine only, not uploaded files")
+    if options.watch_stdin:
+        threading.Thread(target=_watch_parent, daemon=True).start()
+        options.watch_stdin = False
+    from converters.imports.optimum import export, import_graph
+
+    progress = Progress()
+    graph, exported = export(options.optimum, options.input.resolve(), final, progress)
+    with contextlib.ExitStack() as stack:
+        files = ModelFiles(paths, stack)
+        _confine_to(options, list(paths.values()), final.parent)
+        made = import_graph(files, graph, exported, options.name, final, progress)
+    write_line(done=True, digest=made.digest, file_bytes=made.file_bytes, notes=made.notes)
 
 
 def _confine(

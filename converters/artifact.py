@@ -156,6 +156,16 @@ class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     add_space_prefix: bool = False
 
 
+class ForeignGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """Another program's encoder. In: `inputs`, each i64 [texts, ids], of `input_ids`, `attention_mask`
+    (1 where there is text) and `token_type_ids` (zeros). Out: `output` f32 [texts, ids, width], which
+    means nothing where there is no text; pooling is the engine's.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`artifact.json`. `source` is the source id (64 hex digits); sizes are bytes.
 
@@ -191,6 +201,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     skipped_tensors: tuple[str, ...] = ()
     precise: bool = False
     onnx: OnnxGraph | None = None
+    foreign: ForeignGraph | None = None
 
     def exactness_counts(self) -> dict[str, int]:
         """How many tensors are of each class, for `show`."""

@@ -30,6 +30,7 @@ from converters.artifact import (
 from converters.convert_native import convert_native
 from converters.description import write_description
 from converters.errors import NoSpace
+from converters.foreign_graph import is_foreign, read_facts
 from converters.gguf import GgufFile, read_header, text_value
 from converters.plan import Plan, plan
 from converters.progress import Progress
@@ -63,11 +64,31 @@ def convert(file: BinaryIO, request: Request, progress: Progress) -> int:
             return convert_native(
                 header, reader, request.target, request.source, request.final, progress
             )
+        if is_foreign(header):
+            return _convert_graph(header, reader, request, progress)
         return _convert(_job(header, reader, request), request, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"the disk filled up: {error.strerror}") from error
         raise
+
+
+def _convert_graph(
+    header: GgufFile, reader: TensorReader, request: Request, progress: Progress
+) -> int:
+    from converters.convert_graph import write_graph
+
+    tokenizer = build_tokenizer(header.metadata)
+    facts = read_facts(header, request.target)
+    check_space(request.final.parent, facts.artifact_bytes)
+    with staged(request.final) as staging:
+        artifact = write_graph(facts, reader, tokenizer, request.source, staging, progress)
+        artifact_bytes = write_description(artifact, ARTIFACT_FILE, staging)
+        progress.start("sync", artifact_bytes)
+        sync_files(staging)
+        publish(staging, request.final)
+        progress.finish()
+    return artifact_bytes
 
 
 class _Job(msgspec.Struct, frozen=True):

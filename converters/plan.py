@@ -17,6 +17,7 @@ from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
 from converters.errors import ConversionError, Unsupported
+from converters.foreign_graph import is_foreign, read_facts
 from converters.gguf import GgufFile, TensorInfo, integer_value
 from converters.inspection import MemoryEstimate
 from converters.targets.mlx.layout import Layout as MlxLayout
@@ -129,12 +130,12 @@ def assess(file: GgufFile) -> Assessment:
         try:
             if reason := tokenizer_refusal(library_form(file).metadata):
                 raise Unsupported(reason)
-            planned = plan(file, target)
+            estimate, memory = _estimates(file, target)
         except ConversionError as error:
             found.refusals[runtime] = str(error)
         else:
-            found.estimates[runtime] = planned.artifact_bytes
-            found.memory[runtime] = _memory_estimate(planned)
+            found.estimates[runtime] = estimate
+            found.memory[runtime] = memory
     return found
 
 
@@ -155,6 +156,18 @@ def _assess_native(file: GgufFile) -> Assessment:
                 context_length=integer_value(file.metadata, "mlx.context_length", 0),
             )
     return found
+
+
+def _estimates(file: GgufFile, target: str) -> tuple[int, MemoryEstimate]:
+    """Bytes of the artifact, and what it takes once loaded."""
+    if is_foreign(file):
+        facts = read_facts(file, target)
+        memory = MemoryEstimate(
+            resident_bytes=facts.tensor.nbytes, context_length=facts.context_length
+        )
+        return facts.artifact_bytes, memory
+    planned = plan(file, target)
+    return planned.artifact_bytes, _memory_estimate(planned)
 
 
 def _memory_estimate(planned: Plan) -> MemoryEstimate:

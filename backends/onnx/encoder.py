@@ -6,7 +6,8 @@ by name. Never called from two threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -36,18 +37,21 @@ class OnnxEncoder:
         artifact: Artifact,
         capabilities: EngineCapabilities,
     ) -> None:
-        self.capabilities = capabilities
-        self._session: ort.InferenceSession | None = session
+        self._start(session, capabilities)
         self._embedding = embedding
         self._is_pooled = bool(artifact.pooling)
         self._tables = rotary_inputs(artifact, capabilities.context_length)
-        self._closing: list[TokenEvent] = []
-        self._steps = 0
         known = {"inputs_embeds", "lengths", *self._tables}
         wrong = known ^ {value.name for value in session.get_inputs()}
         if wrong:
             names = ", ".join(sorted(wrong))
             raise EngineError("load", f"graph and artifact disagree about the inputs {names}")
+
+    def _start(self, session: ort.InferenceSession, capabilities: EngineCapabilities) -> None:
+        self.capabilities = capabilities
+        self._session: ort.InferenceSession | None = session
+        self._closing: list[TokenEvent] = []
+        self._steps = 0
 
     def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
         """Texts of like length share a run, so little of it is padding. Raises EngineError."""
@@ -74,14 +78,19 @@ class OnnxEncoder:
         embeddings = self._embedding.lookup(padded.reshape(-1)).reshape(*padded.shape, -1)
         inputs = {"inputs_embeds": embeddings, "lengths": lengths}
         output = "pooled" if self._is_pooled else "hidden"
+        (found,) = self._outputs(session, [output], {**inputs, **self._tables})
+        vectors: NDArray[np.float32] = np.asarray(found, np.float32)
+        return vectors if self._is_pooled else means(vectors, lengths)
+
+    def _outputs(
+        self, session: ort.InferenceSession, names: list[str], feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[Any]:
         self._steps += 1
         try:
-            (found,) = session.run([output], {**inputs, **self._tables})
+            return session.run(names, dict(feeds))
         except Exception as error:
             # The runtime raises several unrelated classes; the batch failed, nothing else did.
             raise EngineError("internal", f"the model run failed: {error}") from error
-        vectors: NDArray[np.float32] = np.asarray(found, np.float32)
-        return vectors if self._is_pooled else means(vectors, lengths)
 
     # ---- the rest of the contract ----
 

@@ -22,6 +22,7 @@ from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.encoder import OnnxEncoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.fingerprint import runtime_fingerprint
+from backends.onnx.foreign_encoder import ForeignEncoder
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.saved_rows import SavedRows
@@ -35,6 +36,7 @@ from converters.artifact import (
     WEIGHTS_FILE,
     Artifact,
     ArtifactError,
+    ForeignGraph,
     OnnxGraph,
     read_artifact,
 )
@@ -48,7 +50,12 @@ MIN_CONTEXT = 16
 def load_engine(load: Load) -> Engine:
     """Raises EngineError: "unsupported", "load" or "memory", each with what a user must know."""
     folder = pathlib.Path(load.artifact)
-    artifact, onnx = _checked(load, folder)
+    artifact = _checked(load, folder)
+    if artifact.foreign is not None:
+        return _load_foreign(load, folder, artifact, artifact.foreign)
+    onnx = artifact.onnx
+    if onnx is None or not (folder / WEIGHTS_FILE).is_file():
+        raise EngineError("load", f"{folder.name}: not an artifact for ONNX Runtime")
     is_encoder = bool(artifact.pooling) or not artifact.causal
     return (_load_encoder if is_encoder else _load_decoder)(load, folder, artifact, onnx)
 
@@ -68,6 +75,25 @@ def _load_encoder(
             generate=False,
             embed=True,
             adapters=True,
+        ),
+    )
+
+
+def _load_foreign(
+    load: Load, folder: pathlib.Path, artifact: Artifact, graph: ForeignGraph
+) -> ForeignEncoder:
+    if load.adapters:
+        raise EngineError("unsupported", "adapters do not fit a graph that another program made")
+    return ForeignEncoder(
+        session=_open_session(load, folder, artifact),
+        artifact=artifact,
+        graph=graph,
+        capabilities=EngineCapabilities(
+            context_length=artifact.context_length,
+            rows=1,
+            vocabulary=artifact.vocabulary,
+            generate=False,
+            embed=True,
         ),
     )
 
@@ -212,16 +238,13 @@ def idle_rows(active: int) -> int:
     return 2 * active + 6
 
 
-def _checked(load: Load, folder: pathlib.Path) -> tuple[Artifact, OnnxGraph]:
+def _checked(load: Load, folder: pathlib.Path) -> Artifact:
     if load.rows < 1 or load.context_length < 1:
         raise EngineError("invalid", "rows and context_length must be at least 1")
     try:
-        artifact = read_artifact(folder)
+        return read_artifact(folder)
     except ArtifactError as error:
         raise EngineError("load", str(error)) from error
-    if artifact.onnx is None or not (folder / WEIGHTS_FILE).is_file():
-        raise EngineError("load", f"{folder.name}: not an artifact for ONNX Runtime")
-    return artifact, artifact.onnx
 
 
 def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> tuple[KeyValueRows, int]:

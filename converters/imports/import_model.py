@@ -20,7 +20,14 @@ from converters.artifact import MADE_GGUF, MADE_NOTES
 from converters.errors import MalformedFile, NoSpace
 from converters.gguf import TensorInfo, parse_header, read_header
 from converters.gguf_types import ValueType
-from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file, write_file
+from converters.gguf_writer import (
+    GgufPlan,
+    NewTensor,
+    Slices,
+    TypedValue,
+    plan_file,
+    write_file,
+)
 from converters.imports.config import Config, check_not_quantised
 from converters.imports.families.bert import Pooling, read_pooling
 from converters.imports.families.registry import model_class, recipe_for
@@ -85,10 +92,10 @@ def _recipe(config: Config, values: Json, files: ModelFiles) -> Recipe:
         return mlx_recipe(values, files.text(CONFIG), files.tensors())
     check_not_quantised(values)
     model_class(config)
-    return recipe_for(config, files.tensors(), _pooling(files))
+    return recipe_for(config, files.tensors(), pooling_of(files))
 
 
-def _pooling(files: ModelFiles) -> Pooling:
+def pooling_of(files: ModelFiles) -> Pooling:
     text = files.text("modules.json")
     if not text:
         return Pooling()
@@ -123,19 +130,30 @@ def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
 
 def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Progress) -> Imported:
     placed = {tensor.name: tensor for tensor in recipe.tensors}
+    return write_gguf(final, planned, _told(placed, progress.advance), recipe.notes, progress)
+
+
+def write_gguf(
+    final: pathlib.Path,
+    planned: GgufPlan,
+    given: Callable[[TensorInfo], Slices],
+    notes: tuple[str, ...],
+    progress: Progress,
+) -> Imported:
+    """The folder `final` with the GGUF and its notes; whole or not at all."""
     with staged(final) as staging:
         progress.start("write", planned.total_bytes)
         path = staging / MADE_GGUF
         with path.open("wb") as file:
-            digest = write_file(file, planned, _told(placed, progress.advance))
+            digest = write_file(file, planned, given)
         progress.start("verify", planned.total_bytes)
         _verify(path, planned)
-        (staging / MADE_NOTES).write_bytes(msgspec.json.encode(recipe.notes))
+        (staging / MADE_NOTES).write_bytes(msgspec.json.encode(notes))
         progress.start("sync", planned.total_bytes)
         sync_files(staging)
         publish(staging, final)
         progress.finish()
-    return Imported(digest=digest, file_bytes=planned.total_bytes, notes=recipe.notes)
+    return Imported(digest=digest, file_bytes=planned.total_bytes, notes=notes)
 
 
 def _told(

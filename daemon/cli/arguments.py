@@ -110,6 +110,13 @@ def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:
     importing = commands.add_parser("import", help="put a file or folder on the shelf")
     importing.add_argument("file", help="a GGUF, or a Hugging Face folder with safetensors")
     importing.add_argument("name")
+    importing.add_argument(
+        "--optimum",
+        action="store_true",
+        help="an encoder without a recipe: export it to ONNX first",
+    )
+    optimum = commands.add_parser("optimum", help="the exporter for encoders without a recipe")
+    optimum.add_argument("action", choices=("install", "status", "remove"))
     for name, text in (
         ("pull", "fetch a model from a registry"),
         ("push", "send one to a registry"),

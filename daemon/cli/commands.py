@@ -193,6 +193,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return print_diagnosis(as_json=arguments.json)
 
 
+def _optimum(arguments: argparse.Namespace) -> int:
+    from daemon.cli.optimum import manage
+
+    return manage(arguments.action)
+
+
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "serve": _serve,
     "run": _run,
@@ -206,6 +212,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "create": _create,
     "quantize": _quantise,
     "import": _import,
+    "optimum": _optimum,
     "pull": _pull,
     "push": _push,
     "convert": _convert,

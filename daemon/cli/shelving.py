@@ -29,9 +29,10 @@ def import_file(arguments: argparse.Namespace) -> int:
         raise ClientError(f"{path} is not a file or a folder")
     with Client() as client:
         try:
-            _follow(client, "/api/import", {"path": str(path), "model": arguments.name})
+            asked = {"path": str(path), "model": arguments.name, "optimum": arguments.optimum}
+            _follow(client, "/api/import", asked)
         except ClientError as error:
-            if error.status not in _NOT_REACHABLE:
+            if error.status not in _NOT_REACHABLE or arguments.optimum:
                 raise
             body = {"model": arguments.name, "files": _uploaded(client, path)}
             _follow(client, "/api/create", body)

@@ -31,13 +31,15 @@ _UNKNOWN_ARCHITECTURE = "unsupported architecture"
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Safetensors: a `folder` of this machine, or `files` by relative name; `name` is the model's.
 
-    Or `parts`, in order, of a split GGUF.
+    Or `parts`, in order, of a split GGUF. `optimum`: the environment in which a folder without a
+    recipe is exported to ONNX.
     """
 
     name: str = ""
     folder: pathlib.Path | None = None
     files: tuple[tuple[str, pathlib.Path], ...] = ()
     parts: tuple[pathlib.Path, ...] = ()
+    optimum: pathlib.Path | None = None
 
     def arguments(self) -> tuple[str, ...]:
         if self.parts:
@@ -48,6 +50,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             given += ["--input", str(self.folder)]
         for name, path in self.files:
             given += ["--file", name, str(path)]
+        given += ["--optimum", str(self.optimum)] if self.optimum else []
         return tuple(given)
 
     def key(self) -> str:
@@ -92,7 +95,11 @@ async def import_files(
 
 
 def _status(step: ConversionProgress, source: Source) -> CreateStatus:
-    words = {"queued": "waiting for another conversion", "verify": "verifying conversion"}
+    words = {
+        "queued": "waiting for another conversion",
+        "export": "exporting to ONNX",
+        "verify": "verifying conversion",
+    }
     status = words.get(step.phase, "merging parts" if source.parts else "converting model")
     return CreateStatus(status=status, total=step.total, completed=step.done)
 

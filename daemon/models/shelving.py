@@ -20,7 +20,13 @@ from daemon.models.taking_in import take_in
 
 
 def import_file(
-    store: Store, conversions: Conversions, creator: Creator, path: pathlib.Path, name: str
+    store: Store,
+    conversions: Conversions,
+    creator: Creator,
+    path: pathlib.Path,
+    name: str,
+    *,
+    optimum: pathlib.Path | None = None,
 ) -> AsyncGenerator[CreateStatus]:
     """Statuses as those of create, before them `importing FILE` with bytes. Raises Invalid at once.
 
@@ -31,8 +37,11 @@ def import_file(
     if not path.is_absolute():
         raise Invalid("the file's path must be absolute")
     request = CreateRequest(model=name)
-    run = _import_several if path.is_dir() or is_split_part(path.name) else _import_file
-    return run(store, conversions, creator, path, request)
+    if optimum is not None and not path.is_dir():
+        raise Invalid(f"{path.name} is not a folder that optimum could export")
+    if path.is_dir() or is_split_part(path.name):
+        return _import_several(store, conversions, creator, path, request, optimum)
+    return _import_file(store, conversions, creator, path, request)
 
 
 async def _import_file(
@@ -62,10 +71,11 @@ async def _import_several(
     creator: Creator,
     path: pathlib.Path,
     request: CreateRequest,
+    optimum: pathlib.Path | None,
 ) -> AsyncGenerator[CreateStatus]:
     """Read where they lie: only the GGUF that is made of them comes onto the shelf."""
     store.require_writable()
-    source = await asyncio.to_thread(_source, path, parse_name(request.model).model)
+    source = await asyncio.to_thread(_source, path, parse_name(request.model).model, optimum)
     digests: list[str] = []
     try:
         making = import_files(store, conversions, source, digests.append)
@@ -81,9 +91,9 @@ async def _import_several(
             yield status
 
 
-def _source(path: pathlib.Path, name: str) -> Source:
+def _source(path: pathlib.Path, name: str, optimum: pathlib.Path | None) -> Source:
     if path.is_dir():
-        return Source(name=name, folder=path)
+        return Source(name=name, folder=path, optimum=optimum)
     return Source(parts=tuple(sibling_parts(path)))
 
 

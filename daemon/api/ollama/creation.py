@@ -14,6 +14,7 @@ from daemon.api.ollama.shelf_wire import ImportRequest
 from daemon.api.request import only_this_machine
 from daemon.api.services import Rooms
 from daemon.errors import NotFound
+from daemon.models.optimum import environment
 from daemon.models.shelving import import_file
 
 
@@ -31,7 +32,12 @@ class CreationController(Controller):
         """Takes a file of this machine, linked where that is possible, or a folder of safetensors."""
         path = pathlib.Path(data.path)
         statuses = import_file(
-            services.store, services.conversions, services.creator, path, data.model
+            services.store,
+            services.conversions,
+            services.creator,
+            path,
+            data.model,
+            optimum=environment(services.config.home) if data.optimum else None,
         )
         if not await asyncio.to_thread(lambda: path.is_file() or path.is_dir()):
             raise NotFound(f"{data.path} is not a file that the daemon can see")

@@ -32,8 +32,12 @@ class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Hearth's own: `path` is a file of the machine that the daemon runs on."""
+    """Hearth's own: `path` is a file or folder of the machine that the daemon runs on.
+
+    `optimum`: an encoder without a recipe here is exported to ONNX first.
+    """
 
     path: str = ""
     model: str = ""
+    optimum: bool = False
     stream: bool | None = None
