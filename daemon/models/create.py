@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol
 
 import msgspec
 
 from converters.artifact import MADE_GGUF
 from converters.inspection import Inspection
-from daemon.errors import DaemonError, Invalid, LoadFailed, NoSpace, NotFound, NotYet
+from daemon.errors import Invalid, LoadFailed, NoSpace, NotYet
 from daemon.models import manifest as media
 from daemon.models.create_adapter import (
     PEFT_FILES,
@@ -48,6 +47,7 @@ from daemon.models.create_request import (
     checked_messages,
     checked_parameters,
 )
+from daemon.models.create_source import CreateSources, Pull
 from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.importing import Source, import_files
 from daemon.models.jobs import ConversionProgress, Conversions
@@ -61,22 +61,12 @@ from daemon.models.manifest import (
     layer_of,
     parse_digest,
 )
-from daemon.models.name import ModelName, is_cloud_reference, parse_name
+from daemon.models.name import ModelName
 from daemon.models.quantising import checked_type, float_type, kept_if_used, quantised
-from daemon.models.resolved import ResolvedModel
 from daemon.models.store import Store
-from daemon.models.taking_in import take_in
 from daemon.models.template_choice import template_error
 
 ChooseTarget = Callable[[Inspection], Awaitable[str]]
-
-
-class Pull(Protocol):
-    """`Transfers.pull`."""
-
-    def __call__(
-        self, name: ModelName, *, insecure: bool = False
-    ) -> AsyncGenerator[CreateStatus]: ...
 
 
 class Creator:
@@ -96,8 +86,7 @@ class Creator:
         self._store = store
         self._conversions = conversions
         self._choose_target = choose_target
-        self._pull = pull
-        self._foreign = foreign
+        self._sources = CreateSources(store, conversions, pull, foreign)
 
     def create(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
         """Checks what is checked before any stream (raises), then gives the stream of statuses."""
@@ -118,10 +107,10 @@ class Creator:
         if error := await template_error(request.template):
             raise Invalid(f"template error: {error}")
         if request.source:
-            async with contextlib.aclosing(self._fetch_missing(request)) as steps:
+            async with contextlib.aclosing(self._sources.fetch_missing(request)) as steps:
                 async for step in steps:
                     yield step
-            draft, inherited = await self._from_model(request.source)
+            draft, inherited = await self._sources.draft_of(request.source)
         else:
             draft, inherited = Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
             async with contextlib.aclosing(self._add_files(name, draft, request)) as steps:
@@ -184,61 +173,6 @@ class Creator:
                 yield step
         draft.made.append(digests[0])
         await self._add_file(draft, file_name, digests[0])
-
-    async def _fetch_missing(self, request: CreateRequest) -> AsyncGenerator[CreateStatus]:
-        """Takes in or pulls a source that is not here; the line `success` is not theirs to say."""
-        asked, name = request.source, parse_name(request.source)
-        if is_cloud_reference(asked) or self._store.find(name) is not None:
-            return
-        if self._foreign is not None:
-            await self._foreign.look_for(name)
-        if self._foreign is not None and self._foreign.find(name) is not None:
-            async with contextlib.aclosing(self._take_in(await self._source(asked))) as steps:
-                async for step in steps:
-                    yield step
-            return
-        if self._pull is None:
-            return
-        async with contextlib.aclosing(self._pull(name, insecure=request.insecure)) as steps:
-            async for step in steps:
-                if step.status != "success":
-                    yield step
-
-    async def _source(self, asked: str) -> ResolvedModel:
-        """On our own shelf, else in another program's folder. Raises NotFound."""
-        name = parse_name(asked)
-        try:
-            if self._foreign is not None and self._store.find(name) is None:
-                return await self._foreign.identified(self._foreign.resolve(name))
-            return self._store.resolve(name)
-        except NotFound:
-            raise NotFound(f"model '{asked}' not found") from None
-
-    async def _take_in(self, source: ResolvedModel) -> AsyncGenerator[CreateStatus]:
-        """Makes another program's files blobs of ours, linked where the filesystem can."""
-        assert self._foreign is not None
-        for digest in sorted(source.manifest.digests):
-            if not self._store.blobs.has(digest):
-                path = self._foreign.blob_path(digest)
-                async with contextlib.aclosing(take_in(self._store, path)) as steps:
-                    async for step in steps:
-                        yield step
-
-    async def _from_model(self, asked: str) -> tuple[Draft, dict[str, object]]:
-        """All layers of the source, and its parameters."""
-        source = await self._source(asked)
-        layers = [
-            msgspec.structs.replace(layer, source=source.name.short)
-            for layer in source.manifest.layers
-        ]
-        kept = ("renderer", "parser", "requires", "model_format", "capabilities")
-        config = ImageConfig(**{field: getattr(source.config, field) for field in kept})
-        draft = Draft(config=config, layers=layers)
-        with contextlib.suppress(DaemonError):
-            draft.inspection = await self._conversions.inspect(source.require_weights().digest)
-        if draft.inspection is None:
-            draft.config = source.config  # nothing to look at: its own word is the best there is
-        return draft, source.parameters
 
     async def _add_file(self, draft: Draft, file_name: str, digest: str) -> None:
         size = await asyncio.to_thread(file_size, self._store.blobs.path(digest), file_name)
