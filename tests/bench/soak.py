@@ -26,6 +26,8 @@ QUESTIONS = (
     "How do rainbows form?",
     "Who are you?",
     "Give me a JSON object with a name and an age.",
+    # Some 1,500 ids: prefilled in chunks while the others decode.
+    "Name one word of this. " + "A small fire in the hearth keeps the whole house warm. " * 120,
 )
 GROWTH_BYTES = 48 << 20
 GROWTH_FILES = 16
