@@ -46,8 +46,9 @@ def on_device(folder: pathlib.Path, device=None, **fields) -> OnnxEngine:
         rows=4, context_length=CONTEXT, threads=1,
     )  # fmt: skip
     load = msgspec.structs.replace(load, **fields)
-    artifact, onnx = loading._checked(load, folder)
-    return loading.load_on_device(load, folder, artifact, onnx, device or HostDevice())
+    artifact = read_artifact(folder)
+    assert artifact.onnx is not None
+    return loading.load_on_device(load, folder, artifact, artifact.onnx, device or HostDevice())
 
 
 def requests(count: int, **fields) -> list:
