@@ -93,6 +93,7 @@ STATUSES: dict[type[DaemonError], int] = {
     Internal: 500,
     BadOption: 500,
     LoadFailed: 500,
+    DeviceFailed: 500,
     WorkerDied: 500,
     NotYet: 501,
     Busy: 503,

@@ -78,9 +78,8 @@ def test_what_is_said_of_it(tmp_path: pathlib.Path):
     assert (inspection.architecture, inspection.file_type) == ("llama", "MLX 4-bit")
     dense = sum(np.prod(array.shape) for array in arrays_of(tmp_path / "model-dense").values())
     assert inspection.parameter_count == dense
-    assert inspection.refusals == {
-        "onnx": "the weights are in MLX's own format, which only MLX runs"
-    }
+    reason = "the weights are in MLX's own format, which only MLX runs"
+    assert inspection.refusals == {"onnx": reason, "onnx-cuda": reason}
     assert inspection.estimates.keys() == {"mlx"}
 
 

@@ -53,6 +53,12 @@ class NativePlan(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
 
     @property
+    def fp32_bytes(self) -> int:
+        """In memory where 16-bit numbers are widened, as on MLX's CPU build."""
+        widened = (a.nbytes for _, a in self.arrays if a.item in ("F16", "BF16"))
+        return self.weights_bytes + sum(widened)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         return 2 * self.blocks * self.kv_heads * self.head_size * 2
 
@@ -150,7 +156,7 @@ def describe_native(
         tokenizer_kind=tokenizer.kind,
         pre_tokenizer=tokenizer.pre,
         chat_template=text_value(file.metadata, "tokenizer.chat_template"),
-        resident_bytes={"metal": planned.weights_bytes, "cpu": planned.weights_bytes},
+        resident_bytes={"metal": planned.weights_bytes, "cpu": planned.fp32_bytes},
         tensors=tuple(_record(tensor, array) for tensor, array in planned.arrays),
     )
 

@@ -49,7 +49,7 @@ def test_context_length(folder: pathlib.Path, fields: dict, expected: int):
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"device": "cuda"}, "unsupported"),
+        ({"device": "cuda"}, "device"),
         ({"adapters": ("/a",)}, "load"),
         ({"adapters": ("/a", "/b")}, "unsupported"),
         ({"rows": 0}, "invalid"),

@@ -40,7 +40,10 @@ def test_the_artifact_states_what_became_of_each_tensor(tmp_path: pathlib.Path) 
     source = make_gguf(tmp_path / "model.gguf", types="Q4_K_M", blocks=4)
     artifact = read_artifact(converted_file(source, target="mlx"))
     assert artifact.onnx is None and artifact.rope["global"]
-    assert artifact.resident_bytes == {"metal": plan(read_header(source), "mlx").resident_bytes}
+    planned = plan(read_header(source), "mlx")
+    assert artifact.resident_bytes["metal"] == planned.resident_bytes
+    # MLX's CPU build widens what has 16 bits; codes stay as they are.
+    assert planned.resident_bytes < artifact.resident_bytes["cpu"] < 2 * planned.resident_bytes
     records = {record.name: record for record in artifact.tensors}
     assert set(records) == {tensor.name for tensor in read_header(source).tensors}
     head = records["output.weight"]
