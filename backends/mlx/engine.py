@@ -14,17 +14,15 @@ import gc
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import mlx.core as mx
 from mlx import nn
 
-from backends.engine.applicant import Applicant, plan_prefill
+from backends.engine.applicant import Applicant
 from backends.engine.contract import EngineCapabilities, EngineStatus
-from backends.engine.generation import Generation, plan_limits
 from backends.engine.pace import EXACT_CHUNK, MAX_CHUNK, Pace
-from backends.engine.sampling import Sampler
+from backends.engine.request_loop import RequestLoop
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.key_values import RowBytes
 from backends.mlx.prefix_cache import MIN_SHARED, PrefixCache
@@ -33,8 +31,6 @@ from backends.mlx.seat import Group, Seat, may_batch, padded_positions
 from backends.mlx.vectors import last_hidden
 from backends.types import (
     EngineError,
-    Failed,
-    GenerateRequest,
     TokenEvent,
 )
 
@@ -44,7 +40,7 @@ MAX_FAILURES = 2
 logger = logging.getLogger(__name__)
 
 
-class MlxEngine:
+class MlxEngine(RequestLoop[Seat]):
     """`Engine` of backends.types; made by `backends.mlx.loading`.
 
     `has_batches`: rows share runs. Else every row has its own, and its numbers depend on no other.
@@ -60,31 +56,19 @@ class MlxEngine:
         has_batches: bool,
         most_chunk: int = MAX_CHUNK,
     ) -> None:
-        self.capabilities = capabilities
+        super().__init__(capabilities)
         self._model: nn.Module | None = model
         self._row_bytes = row_bytes
         self._budget_bytes = budget_bytes
         self._has_batches = has_batches
         self._cache = PrefixCache()
         self._pace = Pace(most_chunk)
-        self._waiting: deque[Applicant] = deque()
-        self._prefilling: list[Seat] = []
         self._groups: list[Group] = []
-        self._closing: list[TokenEvent] = []
-        self._decode_is_next = False
-        self._steps = 0
         self._failures = {"prefill": 0, "decode": 0}  # in a row, of each kind
         self._thread = threading.get_ident()
 
-    def add(self, request: GenerateRequest) -> None:
-        request_id = request.request_id
-        try:
-            self._loaded()
-            if self._drop(request_id) is not None:
-                raise EngineError("invalid", "this request id is in use")
-            self._waiting.append(self._accepted(request))
-        except EngineError as error:
-            self._closing.append(Failed(request_id=request_id, code=error.code, message=str(error)))
+    def _require_loaded(self) -> None:
+        self._loaded()
 
     def _loaded(self) -> nn.Module:
         if threading.get_ident() != self._thread:
@@ -93,59 +77,8 @@ class MlxEngine:
             raise EngineError("internal", "the model has been unloaded")
         return self._model
 
-    def _accepted(self, request: GenerateRequest) -> Applicant:
-        capabilities = self.capabilities
-        context, max_tokens = plan_limits(
-            request, capabilities.context_length, capabilities.vocabulary
-        )
-        sampler = Sampler(
-            request.sampling,
-            newline_ids=request.newline_ids,
-            history=request.prompt_ids,
-            constraint=request.constraint,
-        )
-        return Applicant(
-            Generation(request, context=context, max_tokens=max_tokens),
-            sampler,
-            has_reproducible_batches=capabilities.reproducible_batches,
-        )
-
-    def has_work(self) -> bool:
-        return bool(self._closing or self._waiting or self._prefilling or self._groups)
-
-    def step(self) -> list[TokenEvent]:
-        if self._closing:
-            events, self._closing = self._closing, []
-            return events
-        if not self.has_work():
-            return []
-        self._steps += 1
-        self._admit()
-        if not self._prefilling or (self._decode_is_next and self._groups):
-            self._decode_is_next = False
-            return self._decode()
-        self._decode_is_next = True
-        return self._prefill(plan_prefill(self._prefilling, self._steps // 2))
-
-    def cancel(self, request_id: str) -> None:
-        generation = self._drop(request_id)
-        if generation is not None:
-            self._closing.append(generation.close("cancelled"))
-
-    def _drop(self, request_id: str) -> Generation | None:
-        """Forgets a request wherever it is and frees its caches."""
-        for applicant in self._waiting:
-            if applicant.generation.id == request_id:
-                self._waiting.remove(applicant)
-                return applicant.generation
-        for seat in self._seats():
-            if seat.generation.id == request_id:
-                self._leave(seat)
-                return seat.generation
-        return None
-
-    def _seats(self) -> list[Seat]:
-        return [*self._prefilling, *(seat for group in self._groups for seat in group.seats)]
+    def _decoding_seats(self) -> list[Seat]:
+        return [seat for group in self._groups for seat in group.seats]
 
     def _leave(self, seat: Seat, *, has_failed: bool = False) -> None:
         """What the caches hold is kept for others, unless a run went wrong in them."""
@@ -393,10 +326,7 @@ class MlxEngine:
         if self._model is None:
             return
         self._loaded()
-        living = [applicant.generation.id for applicant in self._waiting]
-        living += [seat.generation.id for seat in self._seats()]
-        for request_id in living:
-            self.cancel(request_id)
+        self.cancel_all()
         self._cache.clear()
         end_ranks = getattr(self._model, "close", None)
         if end_ranks is not None:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
-from backends.engine.applicant import Applicant, plan_prefill
+from backends.engine.applicant import Applicant
 from backends.engine.contract import EngineCapabilities, EngineStatus
-from backends.engine.generation import Generation, plan_limits
 from backends.engine.pace import EXACT_CHUNK, Pace, plan_fixed_chunk
-from backends.engine.sampling import Sampler
+from backends.engine.request_loop import RequestLoop
 from backends.engine.speculation import RunCosts
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
@@ -33,7 +31,6 @@ from backends.onnx.vectors import VectorSource
 from backends.types import (
     EngineError,
     Failed,
-    GenerateRequest,
     TokenEvent,
 )
 
@@ -44,7 +41,7 @@ _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc")
 logger = logging.getLogger(__name__)
 
 
-class OnnxEngine:
+class OnnxEngine(RequestLoop[Seat]):
     """`Engine` of backends.types; made by `backends.onnx.loading`."""
 
     def __init__(
@@ -57,84 +54,21 @@ class OnnxEngine:
         capabilities: EngineCapabilities,
         pace: Pace | None = None,
     ) -> None:
-        self.capabilities = capabilities
+        super().__init__(capabilities)
         self._graph: BoundGraph | None = graph
         self._embedding = embedding
         self._rows = rows
         self._cache = cache
         self._pace = pace or Pace()
         self._costs = RunCosts()
-        self._waiting: deque[Applicant] = deque()
-        self._prefilling: list[Seat] = []
         self._decoding: list[Seat] = []
-        self._closing: list[TokenEvent] = []
-        self._decode_is_next = False
-        self._steps = 0
 
-    def add(self, request: GenerateRequest) -> None:
-        request_id = request.request_id
-        try:
-            if self._graph is None:
-                raise EngineError("internal", "the model has been unloaded")
-            if self._drop(request_id) is not None:
-                raise EngineError("invalid", "this request id is in use")
-            self._waiting.append(self._accepted(request))
-        except EngineError as error:
-            self._closing.append(Failed(request_id=request_id, code=error.code, message=str(error)))
+    def _require_loaded(self) -> None:
+        if self._graph is None:
+            raise EngineError("internal", "the model has been unloaded")
 
-    def _accepted(self, request: GenerateRequest) -> Applicant:
-        capabilities = self.capabilities
-        context, max_tokens = plan_limits(
-            request, capabilities.context_length, capabilities.vocabulary
-        )
-        sampler = Sampler(
-            request.sampling,
-            newline_ids=request.newline_ids,
-            history=request.prompt_ids,
-            constraint=request.constraint,
-        )
-        return Applicant(
-            Generation(request, context=context, max_tokens=max_tokens),
-            sampler,
-            has_reproducible_batches=capabilities.reproducible_batches,
-        )
-
-    def has_work(self) -> bool:
-        return bool(self._closing or self._waiting or self._prefilling or self._decoding)
-
-    def step(self) -> list[TokenEvent]:
-        if self._closing:
-            events, self._closing = self._closing, []
-            return events
-        if not self.has_work():
-            return []
-        self._steps += 1
-        self._admit()
-        if not self._prefilling or (self._decode_is_next and self._decoding):
-            self._decode_is_next = False
-            return self._decode()
-        self._decode_is_next = True
-        return self._prefill(plan_prefill(self._prefilling, self._steps // 2))
-
-    def cancel(self, request_id: str) -> None:
-        generation = self._drop(request_id)
-        if generation is not None:
-            self._closing.append(generation.close("cancelled"))
-
-    def _drop(self, request_id: str) -> Generation | None:
-        """Forgets a request wherever it is and frees its row."""
-        for applicant in self._waiting:
-            if applicant.generation.id == request_id:
-                self._waiting.remove(applicant)
-                return applicant.generation
-        for seat in self._seats():
-            if seat.generation.id == request_id:
-                self._leave(seat)
-                return seat.generation
-        return None
-
-    def _seats(self) -> list[Seat]:
-        return [*self._decoding, *self._prefilling]
+    def _decoding_seats(self) -> list[Seat]:
+        return self._decoding
 
     def _leave(self, seat: Seat, *, has_failed: bool = False) -> None:
         """What the row holds is kept for others, unless a run went wrong in it."""
@@ -373,10 +307,7 @@ class OnnxEngine:
         """Frees everything; what was in flight is reported as cancelled by the next `step`."""
         if self._graph is None:
             return
-        living = [applicant.generation.id for applicant in self._waiting]
-        living += [seat.generation.id for seat in self._seats()]
-        for request_id in living:
-            self.cancel(request_id)
+        self.cancel_all()
         self._cache.clear()
         self._graph.close()
         self._graph = None

@@ -246,6 +246,13 @@ class Raising:
     def allowed(self) -> bytes:
         raise ZeroDivisionError("a defect")
 
+    def limit(self, tokens: int) -> None:
+        """Nothing is planned for."""
+
+    @property
+    def forced(self) -> int:
+        return 0
+
     def accept(self, token_id: int) -> None:
         """Never reached."""
 
