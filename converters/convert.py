@@ -6,7 +6,6 @@ the file or the filesystem is to blame for; the staging folder is removed howeve
 
 from __future__ import annotations
 
-import errno
 import pathlib
 from collections.abc import Callable
 from typing import BinaryIO
@@ -29,7 +28,6 @@ from converters.artifact import (
 )
 from converters.convert_native import convert_native
 from converters.description import write_description
-from converters.errors import NoSpace
 from converters.foreign_graph import is_foreign, read_facts
 from converters.gguf import GgufFile, read_header, text_value
 from converters.plan import Plan, plan
@@ -59,18 +57,13 @@ def convert(file: BinaryIO, request: Request, progress: Progress) -> int:
         return read_artifact(request.final).file_bytes
     progress.start("plan")
     header, reader = library_form(read_header(file)), TensorReader(file.fileno())
-    try:
-        if is_native(header):
-            return convert_native(
-                header, reader, request.target, request.source, request.final, progress
-            )
-        if is_foreign(header):
-            return _convert_graph(header, reader, request, progress)
-        return _convert(_job(header, reader, request), request, progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the disk filled up: {error.strerror}") from error
-        raise
+    if is_native(header):
+        return convert_native(
+            header, reader, request.target, request.source, request.final, progress
+        )
+    if is_foreign(header):
+        return _convert_graph(header, reader, request, progress)
+    return _convert(_job(header, reader, request), request, progress)
 
 
 def _convert_graph(

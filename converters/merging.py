@@ -7,20 +7,18 @@ model, Unsupported for a model that could not be converted afterwards, NoSpace.
 
 from __future__ import annotations
 
-import errno
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
 
-from converters.artifact import MADE_GGUF
-from converters.errors import MalformedFile, NoSpace
+from converters.errors import MalformedFile
 from converters.gguf import GgufFile, TensorInfo, integer_value, parse_header, read_header
-from converters.gguf_writer import GgufPlan, NewTensor, plan_file, typed_metadata, write_file
+from converters.gguf_writer import GgufPlan, NewTensor, plan_file, typed_metadata
+from converters.made_gguf import Made, make_gguf
 from converters.plan import require_convertible
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
 from converters.tensor_reader import TensorReader
 
 # Far beyond any published model.
@@ -34,26 +32,13 @@ class Part(msgspec.Struct, frozen=True):
     reader: TensorReader
 
 
-class Merged(msgspec.Struct, frozen=True):
-    """`digest` is the file's sha256 in hexadecimal."""
-
-    digest: str
-    file_bytes: int
-
-
-def merge(files: Sequence[BinaryIO], final: pathlib.Path, progress: Progress) -> Merged:
+def merge(files: Sequence[BinaryIO], final: pathlib.Path, progress: Progress) -> Made:
     """Makes the folder `final` with `model.gguf` in it, from the parts in any order."""
     progress.start("plan")
     parts = in_order([Part(read_header(file), TensorReader(file.fileno())) for file in files])
     planned = plan_merge([part.header for part in parts])
     require_convertible(parse_header(planned.header, planned.total_bytes))
-    check_space(final.parent, planned.total_bytes)
-    try:
-        return _write(parts, planned, final, progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the disk filled up: {error.strerror}") from error
-        raise
+    return make_gguf(final, planned, _copied(parts, progress.advance), progress)
 
 
 def in_order(parts: Sequence[Part]) -> list[Part]:
@@ -88,28 +73,13 @@ def _number(header: GgufFile, key: str) -> int:
     return integer_value(header.metadata, key, 0)
 
 
-def _write(
-    parts: Sequence[Part], planned: GgufPlan, final: pathlib.Path, progress: Progress
-) -> Merged:
+def _copied(
+    parts: Sequence[Part], advance: Callable[[int], None]
+) -> Callable[[TensorInfo], Iterator[bytes]]:
     sources = {
         tensor.name: (part.reader, tensor) for part in parts for tensor in part.header.tensors
     }
-    with staged(final) as staging:
-        progress.start("write", planned.total_bytes)
-        path = staging / MADE_GGUF
-        with path.open("wb") as file:
-            digest = write_file(file, planned, _copied(sources, progress.advance))
-        progress.start("sync", planned.total_bytes)
-        _verify(path, planned)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
-    return Merged(digest, planned.total_bytes)
 
-
-def _copied(
-    sources: dict[str, tuple[TensorReader, TensorInfo]], advance: Callable[[int], None]
-) -> Callable[[TensorInfo], Iterator[bytes]]:
     def slices(tensor: TensorInfo) -> Iterator[bytes]:
         reader, source = sources[tensor.name]
         for first in range(0, source.nbytes, SLICE_BYTES):
@@ -118,11 +88,3 @@ def _copied(
             advance(len(data))
 
     return slices
-
-
-def _verify(path: pathlib.Path, planned: GgufPlan) -> None:
-    """What is on the disk reads back as what was planned. A failure here is a defect of ours."""
-    with path.open("rb") as file:
-        found = read_header(file)
-    if found.tensors != planned.tensors or found.size != planned.total_bytes:
-        raise RuntimeError("the GGUF does not read back as it was planned")

@@ -17,6 +17,7 @@ from converters.errors import NoSpace
 # Left free beside the artifact, so that the daemon can still write its own small files.
 SPARE_BYTES = 64 << 20
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def prepare(final: pathlib.Path) -> None:
@@ -38,12 +39,19 @@ def check_space(folder: pathlib.Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def staged(final: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty folder beside `final`; gone afterwards unless `publish` has renamed it."""
+    """An empty folder beside `final`; gone afterwards unless `publish` has renamed it.
+
+    Raises NoSpace where the disk fills up meanwhile.
+    """
     staging = final.with_name(f"{final.name}.staging-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
     try:
+        staging.mkdir()
         yield staging
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(f"the disk filled up: {error.strerror}") from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

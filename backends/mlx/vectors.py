@@ -11,11 +11,12 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from backends.engine.contract import EngineCapabilities, EngineStatus
+from backends.engine.contract import EngineCapabilities
 from backends.engine.pace import EXACT_CHUNK
-from backends.engine.texts import MAX_RUN_IDS, check_text, plan_runs
+from backends.engine.texts import check_text
+from backends.engine.vector_loop import VectorLoop
 from backends.mlx import mlx_lm_internals as internals
-from backends.types import EngineError, Failed, GenerateRequest, TokenEvent
+from backends.types import EngineError
 
 
 def last_hidden(model: nn.Module, ids: Sequence[int], limits: EngineCapabilities) -> bytes:
@@ -54,47 +55,19 @@ def pooled_by(model: nn.Module, pooling: str) -> Run:
     return run
 
 
-class MlxVectors:
+class MlxVectors(VectorLoop):
     """`Engine` of backends.types for models that give vectors; made by `backends.mlx.loading`."""
 
     def __init__(self, *, run: Run, capabilities: EngineCapabilities) -> None:
-        self.capabilities = capabilities
+        super().__init__(capabilities)
         self._run: Run | None = run
-        self._closing: list[TokenEvent] = []
-        self._steps = 0
 
-    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
-        """Texts of like length share a run, so little of it is padding. Raises EngineError."""
-        if self._run is None:
-            raise EngineError("internal", "the model has been unloaded")
-        for ids in batch:
-            check_text(ids, self.capabilities)
-        vectors: dict[int, bytes] = {}
-        for places in plan_runs([len(ids) for ids in batch], MAX_RUN_IDS):
-            found = self._run([batch[place] for place in places])
-            self._steps += 1
-            vectors |= dict(zip(places, found, strict=True))
-        return [vectors[place] for place in range(len(batch))]
+    def _is_loaded(self) -> bool:
+        return self._run is not None
 
-    # ---- the rest of the contract ----
-
-    def add(self, request: GenerateRequest) -> None:
-        message = "this model gives vectors and does not generate text"
-        failure = Failed(request_id=request.request_id, code="unsupported", message=message)
-        self._closing.append(failure)
-
-    def step(self) -> list[TokenEvent]:
-        events, self._closing = self._closing, []
-        return events
-
-    def cancel(self, request_id: str) -> None:
-        """Nothing lives on between calls."""
-
-    def has_work(self) -> bool:
-        return bool(self._closing)
-
-    def status(self) -> EngineStatus:
-        return EngineStatus(active=0, waiting=0, kv_bytes=0, steps=self._steps)
+    def _vectors(self, texts: Sequence[tuple[int, ...]]) -> Sequence[bytes]:
+        assert self._run is not None
+        return self._run(texts)
 
     def close(self) -> None:
         self._run = None

@@ -6,6 +6,7 @@ by name. Never called from two threads.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,20 +14,48 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from backends.engine.contract import EngineCapabilities, EngineStatus
-from backends.engine.texts import MAX_RUN_IDS, check_text, plan_runs
+from backends.engine.contract import EngineCapabilities
+from backends.engine.vector_loop import VectorLoop
 from backends.onnx.binding import rotary_inputs
 from backends.onnx.embedding import EmbeddingTable
-from backends.types import (
-    EngineError,
-    Failed,
-    GenerateRequest,
-    TokenEvent,
-)
+from backends.types import EngineError
 from converters.artifact import Artifact
 
 
-class OnnxEncoder:
+class SessionVectors(VectorLoop):
+    """Vectors by one session, a run for each group of texts."""
+
+    def __init__(self, session: ort.InferenceSession, capabilities: EngineCapabilities) -> None:
+        super().__init__(capabilities)
+        self._session: ort.InferenceSession | None = session
+
+    @abc.abstractmethod
+    def _run(
+        self, session: ort.InferenceSession, texts: Sequence[tuple[int, ...]]
+    ) -> NDArray[np.float32]:
+        """Float32 [texts, width]."""
+
+    def _is_loaded(self) -> bool:
+        return self._session is not None
+
+    def _vectors(self, texts: Sequence[tuple[int, ...]]) -> list[bytes]:
+        assert self._session is not None
+        return [vector.astype("<f4").tobytes() for vector in self._run(self._session, texts)]
+
+    def _outputs(
+        self, session: ort.InferenceSession, names: list[str], feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[Any]:
+        try:
+            return session.run(names, dict(feeds))
+        except Exception as error:
+            # The runtime raises several unrelated classes; the batch failed, nothing else did.
+            raise EngineError("internal", f"the model run failed: {error}") from error
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OnnxEncoder(SessionVectors):
     """`Engine` of backends.types; made by `backends.onnx.loading`."""
 
     def __init__(
@@ -37,7 +66,7 @@ class OnnxEncoder:
         artifact: Artifact,
         capabilities: EngineCapabilities,
     ) -> None:
-        self._start(session, capabilities)
+        super().__init__(session, capabilities)
         self._embedding = embedding
         self._is_pooled = bool(artifact.pooling)
         self._tables = rotary_inputs(artifact, capabilities.context_length)
@@ -46,26 +75,6 @@ class OnnxEncoder:
         if wrong:
             names = ", ".join(sorted(wrong))
             raise EngineError("load", f"graph and artifact disagree about the inputs {names}")
-
-    def _start(self, session: ort.InferenceSession, capabilities: EngineCapabilities) -> None:
-        self.capabilities = capabilities
-        self._session: ort.InferenceSession | None = session
-        self._closing: list[TokenEvent] = []
-        self._steps = 0
-
-    def embed(self, batch: Sequence[tuple[int, ...]]) -> list[bytes]:
-        """Texts of like length share a run, so little of it is padding. Raises EngineError."""
-        if self._session is None:
-            raise EngineError("internal", "the model has been unloaded")
-        for ids in batch:
-            check_text(ids, self.capabilities)
-        vectors: dict[int, bytes] = {}
-        for places in plan_runs([len(ids) for ids in batch], MAX_RUN_IDS):
-            found = self._run(self._session, [batch[place] for place in places])
-            vectors |= dict(
-                zip(places, (vector.astype("<f4").tobytes() for vector in found), strict=True)
-            )
-        return [vectors[place] for place in range(len(batch))]
 
     def _run(
         self, session: ort.InferenceSession, texts: Sequence[tuple[int, ...]]
@@ -81,39 +90,6 @@ class OnnxEncoder:
         (found,) = self._outputs(session, [output], {**inputs, **self._tables})
         vectors: NDArray[np.float32] = np.asarray(found, np.float32)
         return vectors if self._is_pooled else means(vectors, lengths)
-
-    def _outputs(
-        self, session: ort.InferenceSession, names: list[str], feeds: Mapping[str, np.ndarray]
-    ) -> Sequence[Any]:
-        self._steps += 1
-        try:
-            return session.run(names, dict(feeds))
-        except Exception as error:
-            # The runtime raises several unrelated classes; the batch failed, nothing else did.
-            raise EngineError("internal", f"the model run failed: {error}") from error
-
-    # ---- the rest of the contract ----
-
-    def add(self, request: GenerateRequest) -> None:
-        message = "this model gives vectors and does not generate text"
-        failure = Failed(request_id=request.request_id, code="unsupported", message=message)
-        self._closing.append(failure)
-
-    def step(self) -> list[TokenEvent]:
-        events, self._closing = self._closing, []
-        return events
-
-    def cancel(self, request_id: str) -> None:
-        """Nothing lives on between calls."""
-
-    def has_work(self) -> bool:
-        return bool(self._closing)
-
-    def status(self) -> EngineStatus:
-        return EngineStatus(active=0, waiting=0, kv_bytes=0, steps=self._steps)
-
-    def close(self) -> None:
-        self._session = None
 
 
 def means(hidden: NDArray[np.float32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -12,12 +12,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from backends.engine.contract import EngineCapabilities
-from backends.onnx.encoder import OnnxEncoder, means
+from backends.onnx.encoder import SessionVectors, means
 from backends.types import EngineError
 from converters.artifact import Artifact, ForeignGraph
 
 
-class ForeignEncoder(OnnxEncoder):
+class ForeignEncoder(SessionVectors):
     """`Engine` of backends.types; made by `backends.onnx.loading`."""
 
     def __init__(
@@ -28,7 +28,7 @@ class ForeignEncoder(OnnxEncoder):
         graph: ForeignGraph,
         capabilities: EngineCapabilities,
     ) -> None:
-        self._start(session, capabilities)
+        super().__init__(session, capabilities)
         self._graph = graph
         self._pooling = artifact.pooling
         self._padding_id = max(0, artifact.special.padding_id)

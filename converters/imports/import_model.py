@@ -7,7 +7,6 @@ ConversionError; the staging folder is removed however it ends.
 
 from __future__ import annotations
 
-import errno
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,17 +15,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from converters.artifact import MADE_GGUF, MADE_NOTES
-from converters.errors import MalformedFile, NoSpace
-from converters.gguf import TensorInfo, parse_header, read_header
+from converters.errors import MalformedFile
+from converters.gguf import TensorInfo, parse_header
 from converters.gguf_types import ValueType
 from converters.gguf_writer import (
     GgufPlan,
     NewTensor,
-    Slices,
     TypedValue,
     plan_file,
-    write_file,
 )
 from converters.imports.config import Config, check_not_quantised
 from converters.imports.families.bert import Pooling, read_pooling
@@ -36,9 +32,9 @@ from converters.imports.mlx_format import is_mlx_format, mlx_recipe, table_rows
 from converters.imports.recipe import Placed, Recipe
 from converters.imports.vocabulary import vocabulary_keys
 from converters.imports.weights import slices
+from converters.made_gguf import Made, make_gguf
 from converters.plan import require_convertible
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
 from converters.strict_json import parse_json
 from converters.targets.mlx.native import ARCHITECTURE
 
@@ -47,25 +43,12 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _EMBEDDING = "token_embd.weight"
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """`notes` say what was not taken over, and what was assumed."""
-
-    digest: str
-    file_bytes: int
-    notes: tuple[str, ...] = ()
-
-
-def import_model(files: ModelFiles, name: str, final: pathlib.Path, progress: Progress) -> Imported:
+def import_model(files: ModelFiles, name: str, final: pathlib.Path, progress: Progress) -> Made:
     """Makes the folder `final` with the GGUF in it, and what is to be told of it."""
     progress.start("plan")
     recipe, planned = plan_import(files, name)
-    check_space(final.parent, planned.total_bytes)
-    try:
-        return _write(recipe, planned, final, progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the disk filled up: {error.strerror}") from error
-        raise
+    placed = {tensor.name: tensor for tensor in recipe.tensors}
+    return make_gguf(final, planned, _told(placed, progress.advance), progress, recipe.notes)
 
 
 def plan_import(files: ModelFiles, name: str) -> tuple[Recipe, GgufPlan]:
@@ -128,34 +111,6 @@ def _general(recipe: Recipe, name: str) -> dict[str, TypedValue]:
     }
 
 
-def _write(recipe: Recipe, planned: GgufPlan, final: pathlib.Path, progress: Progress) -> Imported:
-    placed = {tensor.name: tensor for tensor in recipe.tensors}
-    return write_gguf(final, planned, _told(placed, progress.advance), recipe.notes, progress)
-
-
-def write_gguf(
-    final: pathlib.Path,
-    planned: GgufPlan,
-    given: Callable[[TensorInfo], Slices],
-    notes: tuple[str, ...],
-    progress: Progress,
-) -> Imported:
-    """The folder `final` with the GGUF and its notes; whole or not at all."""
-    with staged(final) as staging:
-        progress.start("write", planned.total_bytes)
-        path = staging / MADE_GGUF
-        with path.open("wb") as file:
-            digest = write_file(file, planned, given)
-        progress.start("verify", planned.total_bytes)
-        _verify(path, planned)
-        (staging / MADE_NOTES).write_bytes(msgspec.json.encode(notes))
-        progress.start("sync", planned.total_bytes)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
-    return Imported(digest=digest, file_bytes=planned.total_bytes, notes=notes)
-
-
 def _told(
     placed: dict[str, Placed], advance: Callable[[int], None]
 ) -> Callable[[TensorInfo], Iterator[npt.NDArray[np.uint8]]]:
@@ -165,11 +120,3 @@ def _told(
             advance(piece.nbytes)
 
     return of
-
-
-def _verify(path: pathlib.Path, planned: GgufPlan) -> None:
-    """What is on the disk reads back as what was planned. A failure here is a defect of ours."""
-    with path.open("rb") as file:
-        found = read_header(file)
-    if found.tensors != planned.tensors or found.size != planned.total_bytes:
-        raise RuntimeError("the GGUF does not read back as it was planned")

@@ -25,10 +25,11 @@ from converters.gguf_writer import NewTensor, TypedValue, plan_file
 from converters.imports.config import Config, check_not_quantised
 from converters.imports.families.bert import MEAN
 from converters.imports.folder import CONFIG, ModelFiles
-from converters.imports.import_model import Imported, pooling_of, write_gguf
+from converters.imports.import_model import pooling_of
 from converters.imports.recipe import Keys
 from converters.imports.vocabulary import vocabulary_keys
-from converters.plan import assess
+from converters.made_gguf import Made, make_gguf
+from converters.plan import require_convertible
 from converters.progress import Progress
 
 _EXPORT = pathlib.Path(__file__).with_name("optimum_export.py")
@@ -86,7 +87,7 @@ def import_graph(
     name: str,
     final: pathlib.Path,
     progress: Progress,
-) -> Imported:
+) -> Made:
     """Makes the folder `final` with the GGUF in it."""
     progress.start("plan")
     values = files.json(CONFIG)
@@ -95,10 +96,8 @@ def import_graph(
     config = Config(values)
     keys, notes = _keys(files, config, exported, name)
     planned = plan_file(keys, [NewTensor(GRAPH_TENSOR, (len(graph),), "I8")])
-    found = assess(parse_header(planned.header, planned.total_bytes))
-    if not found.estimates:
-        raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
-    return write_gguf(final, planned, lambda _: _pieces(graph, progress.advance), notes, progress)
+    require_convertible(parse_header(planned.header, planned.total_bytes))
+    return make_gguf(final, planned, lambda _: _pieces(graph, progress.advance), progress, notes)
 
 
 def _keys(

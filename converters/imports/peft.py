@@ -22,19 +22,18 @@ from converters.adapters.lora import check_fit, read_lora
 from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
-from converters.artifact import MADE_GGUF
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import GgufFile, TensorInfo, parse_header
 from converters.gguf_types import ValueType
-from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file, write_file
+from converters.gguf_writer import GgufPlan, NewTensor, TypedValue, plan_file
 from converters.imports.config import Config
 from converters.imports.families import decoder, gemma, llama, phi3, qwen
 from converters.imports.folder import ModelFiles
 from converters.imports.recipe import Names, Placed, Rule, Sizes, place_tensors
 from converters.imports.safetensors import StoredTensor
 from converters.imports.weights import slices
+from converters.made_gguf import make_gguf
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -99,16 +98,7 @@ def import_adapter(
     """Makes the folder `final` with the GGUF in it; bytes. Raises ConversionError."""
     progress.start("plan")
     planned = plan_adapter_import(files, base)
-    check_space(final.parent, planned.gguf.total_bytes)
-    with staged(final) as staging:
-        progress.start("write", planned.gguf.total_bytes)
-        with (staging / MADE_GGUF).open("wb") as file:
-            write_file(file, planned.gguf, _told(planned, progress.advance))
-        progress.start("sync", planned.gguf.total_bytes)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
-    return planned.gguf.total_bytes
+    return make_gguf(final, planned.gguf, _told(planned, progress.advance), progress).file_bytes
 
 
 def plan_adapter_import(files: ModelFiles, base: GgufFile) -> PeftPlan:

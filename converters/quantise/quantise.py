@@ -7,7 +7,6 @@ filesystem is to blame for; nothing appears under the final name before it is on
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pathlib
@@ -19,9 +18,10 @@ from typing import BinaryIO
 import numpy as np
 
 from converters.artifact import MADE_GGUF, MADE_NOTES
-from converters.errors import NoSpace, Unsupported
+from converters.errors import Unsupported
 from converters.gguf import TensorInfo, read_header
 from converters.gguf_writer import write_file
+from converters.made_gguf import verify_gguf
 from converters.progress import Progress
 from converters.quantise.encoder import ENCODERS, Bytes
 from converters.quantise.plan import QuantisingPlan, plan_quantising
@@ -39,21 +39,16 @@ def quantise(file: BinaryIO, final: pathlib.Path, file_type: str, progress: Prog
     progress.start("plan")
     planned = plan_quantising(read_header(file), file_type)
     check_space(final.parent, planned.file.total_bytes)
-    try:
-        with staged(final) as staging:
-            notes = [planned.note] if planned.note else []
-            (staging / MADE_NOTES).write_text(json.dumps(notes))
-            _write(planned, TensorReader(file.fileno()), staging / MADE_GGUF, progress)
-            progress.start("verify")
-            _verify(planned, staging / MADE_GGUF)
-            progress.start("sync", planned.file.total_bytes)
-            sync_files(staging)
-            publish(staging, final)
-            progress.finish()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"the disk filled up: {error.strerror}") from error
-        raise
+    with staged(final) as staging:
+        notes = [planned.note] if planned.note else []
+        (staging / MADE_NOTES).write_text(json.dumps(notes))
+        _write(planned, TensorReader(file.fileno()), staging / MADE_GGUF, progress)
+        progress.start("verify")
+        verify_gguf(staging / MADE_GGUF, planned.file)
+        progress.start("sync", planned.file.total_bytes)
+        sync_files(staging)
+        publish(staging, final)
+        progress.finish()
     return planned.file.total_bytes
 
 
@@ -130,13 +125,6 @@ def _slice(
         blocks = encoder.encode(weights.reshape(-1, encoder.block_size))
         packed[at : at + len(blocks)] = blocks
     return packed.reshape(-1)
-
-
-def _verify(planned: QuantisingPlan, path: pathlib.Path) -> None:
-    """The file reads back as planned. A failure here is a defect of ours."""
-    found = read_header(path)
-    if found.tensors != planned.file.tensors or found.size != planned.file.total_bytes:
-        raise RuntimeError("the quantised file does not read back as it was planned")
 
 
 def _processors() -> int:

@@ -13,7 +13,8 @@ import pytest
 from converters.artifact import MADE_GGUF
 from converters.errors import MalformedFile
 from converters.gguf import read_header
-from converters.merging import Merged, merge
+from converters.made_gguf import Made
+from converters.merging import merge
 from tests.models.random_gguf import make_gguf
 from tests.models.split_gguf import split
 from tests.parity.converted import SilentProgress
@@ -24,7 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return make_gguf(tmp_path_factory.mktemp("whole") / "model.gguf", types="Q4_K")
 
 
-def merged(paths: list[pathlib.Path], final: pathlib.Path) -> Merged:
+def merged(paths: list[pathlib.Path], final: pathlib.Path) -> Made:
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in paths]
         return merge(files, final, SilentProgress())

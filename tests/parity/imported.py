@@ -8,12 +8,13 @@ from typing import Any
 
 from converters.artifact import MADE_GGUF
 from converters.imports.folder import ModelFiles, find_files
-from converters.imports.import_model import Imported, import_model
+from converters.imports.import_model import import_model
+from converters.made_gguf import Made
 from tests.models.hugging_face import make_folder
 from tests.parity.converted import SilentProgress
 
 
-def imported_folder(folder: pathlib.Path, final: pathlib.Path) -> Imported:
+def imported_folder(folder: pathlib.Path, final: pathlib.Path) -> Made:
     """Makes `final` with the GGUF in it."""
     with contextlib.ExitStack() as stack:
         files = ModelFiles(find_files(folder), stack)

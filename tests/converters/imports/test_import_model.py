@@ -225,7 +225,7 @@ def test_a_file_that_shrinks_is_noticed(
 ) -> None:
     folder = make_folder(tmp_path / "hf", "llama")
     monkeypatch.setattr(
-        "converters.imports.import_model.check_space",
+        "converters.made_gguf.check_space",
         lambda *_: (folder / "model.safetensors").write_bytes(b""),
     )
     with pytest.raises(MalformedFile, match="the file ends inside it"):
