@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from converters.artifact import TARGETS
-from converters.confinement import confine, die_with_parent
+from converters.confinement import Limits, confine, die_with_parent
 from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
 from converters.imports.folder import ModelFiles, find_files
 from converters.memory import keep_freed_memory
+from converters.parallel import RunInOrder, worker_count, workers
 from converters.progress import Progress, write_line
 from converters.staging import prepare
 
@@ -39,6 +40,7 @@ LEAST_FILE_BYTES = 1 << 30
 # A hundredth of what one core does, a twentieth when it quantises.
 LEAST_BYTES_PER_SECOND = 1 << 20
 LEAST_CPU_SECONDS = 120
+LEAST_SHARED_BYTES = 32 << 20
 
 
 class _Cancelled(BaseException):
@@ -133,19 +135,26 @@ def _convert(options: argparse.Namespace) -> None:
     final = options.output.absolute()
     prepare(final)
     keep_freed_memory()
-    with options.input.open("rb") as file:
-        _confine(options, final.parent)
-        # Imported only now: the threads that numpy starts must be confined too.
-        from converters.convert import Request, convert
+    # Imported once for all processes. No library may start threads yet: they would not be confined.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from converters.convert import Request, convert
 
-        request = Request(
-            source=options.source,
-            target=options.target,
-            final=final,
-            precise=options.precise,
-        )
-        artifact_bytes = convert(file, request, Progress())
+    request = Request(
+        source=options.source, target=options.target, final=final, precise=options.precise
+    )
+    with options.input.open("rb") as file, _workers(options, final) as run:
+        _confine(options, final.parent)
+        artifact_bytes = convert(file, request, Progress(), run)
     write_line(done=True, artifact_bytes=artifact_bytes)
+
+
+def _workers(
+    options: argparse.Namespace, final: pathlib.Path
+) -> contextlib.AbstractContextManager[RunInOrder]:
+    """None for what one process does as fast as several could start."""
+    is_small = options.input.stat().st_size < LEAST_SHARED_BYTES
+    count = 0 if is_small or final.exists() else worker_count()
+    return workers(count, _limits([options.input], final.parent))
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -278,18 +287,23 @@ def _confine(
 def _confine_to(
     options: argparse.Namespace, sources: Sequence[pathlib.Path], output: pathlib.Path | None
 ) -> None:
-    """From here on only these are within reach. The sizes are far beyond what a model needs."""
+    """From here on only these are within reach."""
+    confine(**_limits(sources, output))
+    if options.watch_stdin:
+        threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _limits(sources: Sequence[pathlib.Path], output: pathlib.Path | None) -> Limits:
+    """The sizes are far beyond what a model needs."""
     read = [source.resolve() for source in sources]
     size = sum(source.stat().st_size for source in read)
-    confine(
+    return Limits(
         read=read,
         write=[output.resolve()] if output else [],
         data_bytes=DATA_BYTES,
         file_bytes=LEAST_FILE_BYTES + LARGEST_GROWTH * size,
         cpu_seconds=LEAST_CPU_SECONDS + size // LEAST_BYTES_PER_SECOND,
     )
-    if options.watch_stdin:
-        threading.Thread(target=_watch_parent, daemon=True).start()
 
 
 def _cancel(number: int, frame: FrameType | None) -> None:

@@ -30,6 +30,7 @@ from converters.convert_native import convert_native
 from converters.description import write_description
 from converters.foreign_graph import is_foreign, read_facts
 from converters.gguf import GgufFile, read_header, text_value
+from converters.parallel import RunInOrder, one_by_one
 from converters.plan import Plan, plan
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
@@ -51,19 +52,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     precise: bool = False
 
 
-def convert(file: BinaryIO, request: Request, progress: Progress) -> int:
+def convert(
+    file: BinaryIO, request: Request, progress: Progress, run: RunInOrder = one_by_one
+) -> int:
     """Bytes of the artifact; one that is there already is left as it is."""
     if request.final.exists():
         return read_artifact(request.final).file_bytes
     progress.start("plan")
-    header, reader = library_form(read_header(file)), TensorReader(file.fileno())
+    header, reader = library_form(read_header(file)), TensorReader(file)
     if is_native(header):
         return convert_native(
             header, reader, request.target, request.source, request.final, progress
         )
     if is_foreign(header):
         return _convert_graph(header, reader, request, progress)
-    return _convert(_job(header, reader, request), request, progress)
+    return _convert(_job(header, reader, request), request, progress, run)
 
 
 def _convert_graph(
@@ -98,11 +101,11 @@ def _job(header: GgufFile, reader: TensorReader, request: Request) -> _Job:
     return _Job(header, reader, tokenizer, planned)
 
 
-def _convert(job: _Job, request: Request, progress: Progress) -> int:
+def _convert(job: _Job, request: Request, progress: Progress, run: RunInOrder) -> int:
     with staged(request.final) as staging:
         progress.start("write", job.plan.layout.weights_bytes)
         rope = _rope_tables(job)
-        records = _write_target(job, rope, staging, progress.advance)
+        records = _write_target(job, rope, staging, run, progress.advance)
         (staging / TOKENIZER_FILE).write_bytes(job.tokenizer.tokenizer_json)
         artifact = _describe(job, request, rope, records)
         artifact_bytes = write_description(artifact, ARTIFACT_FILE, staging)
@@ -116,12 +119,16 @@ def _convert(job: _Job, request: Request, progress: Progress) -> int:
 
 
 def _write_target(
-    job: _Job, rope: dict[str, RopeTable], staging: pathlib.Path, advance: Callable[[int], None]
+    job: _Job,
+    rope: dict[str, RopeTable],
+    staging: pathlib.Path,
+    run: RunInOrder,
+    advance: Callable[[int], None],
 ) -> list[TensorRecord]:
-    planned = job.plan
-    if isinstance(planned.layout, MlxLayout):
-        return mlx_target.write(planned.model, planned.layout, rope, job.reader, staging, advance)
-    return onnx_target.write(planned.model, planned.layout, job.reader, staging, advance)
+    model, layout, reader = job.plan.model, job.plan.layout, job.reader
+    if isinstance(layout, MlxLayout):
+        return mlx_target.write(model, layout, rope, reader, staging, run, advance)
+    return onnx_target.write(model, layout, reader, staging, run, advance)
 
 
 def _describe(

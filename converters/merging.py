@@ -35,7 +35,7 @@ class Part(msgspec.Struct, frozen=True):
 def merge(files: Sequence[BinaryIO], final: pathlib.Path, progress: Progress) -> Made:
     """Makes the folder `final` with `model.gguf` in it, from the parts in any order."""
     progress.start("plan")
-    parts = in_order([Part(read_header(file), TensorReader(file.fileno())) for file in files])
+    parts = in_order([Part(read_header(file), TensorReader(file)) for file in files])
     planned = plan_merge([part.header for part in parts])
     require_convertible(parse_header(planned.header, planned.total_bytes))
     return make_gguf(final, planned, _copied(parts, progress.advance), progress)

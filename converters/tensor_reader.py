@@ -7,6 +7,9 @@ again. Never maps the file: a mapped page that goes away kills the process inste
 from __future__ import annotations
 
 import os
+import pathlib
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +22,14 @@ _TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
 
 
 class TensorReader:
-    """Over a descriptor that the caller owns and keeps open."""
+    """Over a file that the caller keeps open. Pickles as its path: another process opens it anew."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._descriptor = file.fileno()
+
+    def __reduce__(self) -> tuple[Callable[[pathlib.Path], TensorReader], tuple[pathlib.Path]]:
+        return _reopened, (pathlib.Path(self._file.name).absolute(),)
 
     def blocks(self, tensor: TensorInfo, first: int, count: int) -> npt.NDArray[np.uint8]:
         """GGML blocks [n, type_size] of `count` weights from weight `first` on: whole blocks."""
@@ -46,3 +53,7 @@ class TensorReader:
         if not np.isfinite(numbers).all():
             raise MalformedFile(f"tensor {tensor.name!r} holds a number that is not finite")
         return numbers
+
+
+def _reopened(path: pathlib.Path) -> TensorReader:
+    return TensorReader(path.open("rb"))

@@ -5,10 +5,7 @@ Nothing appears under the final name before all of it is on the disk. Raises Con
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pathlib
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import msgspec
@@ -29,6 +26,7 @@ from converters.artifact import (
 from converters.description import write_description
 from converters.errors import Unsupported
 from converters.gguf import GgufFile, read_header
+from converters.output_file import new_file
 from converters.plan import Plan, plan
 from converters.progress import Progress
 from converters.staging import check_space, publish, staged, sync_files
@@ -98,7 +96,7 @@ def convert_adapter(
     check_space(request.final.parent, planned.layout.weights_bytes + _GRAPH_BYTES)
     with staged(request.final) as staging:
         progress.start("write", planned.layout.weights_bytes)
-        _write(planned, request, TensorReader(adapter.fileno()), staging, progress)
+        _write(planned, request, TensorReader(adapter), staging, progress)
         artifact_bytes = write_description(_describe(planned, request), ADAPTER_FILE, staging)
         progress.start("sync", artifact_bytes)
         sync_files(staging)
@@ -116,10 +114,10 @@ def _write(
 ) -> None:
     layout = planned.layout
     if isinstance(layout, mlx_low_rank.AdapterLayout):
-        with _new_file(staging / MLX_ADAPTER_FILE) as target:
+        with new_file(staging / MLX_ADAPTER_FILE) as target:
             mlx_low_rank.write_low_rank(layout, reader, target, progress.advance)
         return
-    with _new_file(staging / ADAPTER_WEIGHTS_FILE) as target:
+    with new_file(staging / ADAPTER_WEIGHTS_FILE) as target:
         onnx_low_rank.write_low_rank(layout, reader, target, progress.advance)
     assert not isinstance(planned.base.layout, MlxLayout)
     adapted = msgspec.structs.replace(planned.base.layout, low_rank=layout.low_rank)
@@ -128,15 +126,6 @@ def _write(
     check_places(graph, onnx.load(request.base_folder / GRAPH_FILE, load_external_data=False))
     _check_used(graph, layout)
     (staging / GRAPH_FILE).write_bytes(graph.SerializeToString())
-
-
-@contextlib.contextmanager
-def _new_file(path: pathlib.Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _check_used(graph: onnx.ModelProto, layout: onnx_low_rank.AdapterLayout) -> None:

@@ -5,7 +5,6 @@ The scale is folded into B, so that whoever applies the pair only multiplies and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,13 +48,3 @@ def _slices(
         count = min(step, rows.stop - first)
         numbers = reader.floats(tensor, first * columns, count * columns)
         yield first, numbers.reshape(count, columns)
-
-
-def write_at(target: int, numbers: Floats, offset: int) -> int:
-    """Bytes written to the descriptor: all of them."""
-    data = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
-    count = len(data)
-    while data:
-        written = os.pwrite(target, data, offset)
-        data, offset = data[written:], offset + written
-    return count

@@ -15,10 +15,11 @@ import resource
 import sys
 import sysconfig
 from collections.abc import Sequence
+from typing import TypedDict
 
 from converters.confinement import landlock, parent, sandbox_profile, seccomp
 
-__all__ = ["confine", "die_with_parent"]
+__all__ = ["Limits", "confine", "die_with_parent"]
 
 log = logging.getLogger("hearth.converters")
 die_with_parent = parent.die_with_parent
@@ -26,6 +27,16 @@ die_with_parent = parent.die_with_parent
 OPEN_FILES = 256
 # After the soft limit the system sends SIGXCPU, after the hard one SIGKILL.
 _GRACE_SECONDS = 5
+
+
+class Limits(TypedDict):
+    """Arguments of `confine`."""
+
+    read: Sequence[pathlib.Path]
+    write: Sequence[pathlib.Path]
+    data_bytes: int
+    file_bytes: int
+    cpu_seconds: int
 
 
 def confine(

@@ -42,7 +42,7 @@ def quantise(file: BinaryIO, final: pathlib.Path, file_type: str, progress: Prog
     with staged(final) as staging:
         notes = [planned.note] if planned.note else []
         (staging / MADE_NOTES).write_text(json.dumps(notes))
-        _write(planned, TensorReader(file.fileno()), staging / MADE_GGUF, progress)
+        _write(planned, TensorReader(file), staging / MADE_GGUF, progress)
         progress.start("verify")
         verify_gguf(staging / MADE_GGUF, planned.file)
         progress.start("sync", planned.file.total_bytes)

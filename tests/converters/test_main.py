@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 from typing import Any
 
+import psutil
 import pytest
 
+from converters.__main__ import LEAST_SHARED_BYTES
 from converters.artifact import read_artifact
+from converters.parallel import worker_count
 from tests.models.random_gguf import make_gguf
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -124,3 +128,55 @@ def test_an_inspection_is_written(model: pathlib.Path, tmp_path: pathlib.Path):
     found = json.loads((output / f"{'ab' * 32}.json").read_bytes())
     assert found["estimates"]["onnx"] > 0 and found["estimates"]["mlx"] > 0
     assert "refusals" not in found
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Enough for several processes to share."""
+    folder = tmp_path_factory.mktemp("large")
+    path = make_gguf(folder / "large.gguf", types="Q4_K", embedding=1024, vocabulary=32000)
+    assert path.stat().st_size > LEAST_SHARED_BYTES
+    return path
+
+
+def files_of(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's call")
+@pytest.mark.parametrize("target", ["onnx-cpu", "mlx"])
+def test_several_processes_write_what_one_writes(
+    large: pathlib.Path, tmp_path: pathlib.Path, target: str
+) -> None:
+    line = command("convert", "--input", large, "--target", target, "--source", "0f" * 32)
+    alone = ["-c", "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"]
+    alone[1] += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    for name, before in (("one", [sys.executable, *alone]), ("several", [sys.executable])):
+        output = ["--output", str(tmp_path / name / "artifact")]
+        code, lines = run([*before, *line[1:], *output])
+        assert (code, lines[-1].get("error")) == (0, None)
+    one, several = (files_of(tmp_path / name / "artifact") for name in ("one", "several"))
+    assert one.keys() == several.keys()
+    assert [name for name in one if one[name] != several[name]] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's list of processes")
+def test_no_process_outlives_a_killed_converter(large: pathlib.Path, tmp_path: pathlib.Path):
+    line = convert_command(large, tmp_path / "artifacts" / "onnx-cpu-f1", "--precise")
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        next(text for text in child.stdout if json.loads(text).get("phase") == "write")
+        workers = psutil.Process(child.pid).children(recursive=True)
+        child.kill()
+    assert len(workers) == worker_count()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's list of threads")
+def test_no_thread_escapes_the_confinement() -> None:
+    """What is imported before it starts none; the command line sets the variable."""
+    code = "import converters.convert, os; print(len(os.listdir('/proc/self/task')))"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert done.stdout.strip() == b"1"

@@ -6,7 +6,6 @@ of A where its columns went.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -14,8 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from converters.adapters.lora import Lora, Pair
-from converters.adapters.numbers import Floats, rows_of_a, rows_of_b, write_at
+from converters.adapters.numbers import Floats, rows_of_a, rows_of_b
 from converters.errors import Unsupported
+from converters.output_file import OutputFile
 from converters.targets.mlx.layout import Layout, Matrix
 from converters.targets.mlx.safetensors import Array, place
 from converters.targets.mlx.weights import halves_of_pairs
@@ -72,14 +72,14 @@ def _part(pair: Pair, matrix: Matrix, shared: Counter[str]) -> Part:
 
 
 def write_low_rank(
-    layout: AdapterLayout, reader: TensorReader, target: int, advance: Callable[[int], None]
+    layout: AdapterLayout, reader: TensorReader, target: OutputFile, advance: Callable[[int], None]
 ) -> None:
     """The whole file. Raises MalformedFile, OSError."""
-    os.ftruncate(target, layout.weights_bytes)
-    os.pwrite(target, layout.header, 0)
+    target.resize(layout.weights_bytes)
+    target.put(layout.header, 0)
     for part in layout.parts:
         for array, first, numbers in _rows(part, reader):
-            advance(write_at(target, numbers, array.offset + first * numbers[0].nbytes))
+            advance(target.put(numbers, array.offset + first * numbers[0].nbytes))
 
 
 def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Array, int, Floats]]:

@@ -7,7 +7,6 @@ repacked, so every tensor is exact. What the arrays mean is mlx-lm's to say, whe
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +25,7 @@ from converters.artifact import (
 )
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import GgufFile, TensorInfo, integer_value, text_value
+from converters.output_file import new_file
 from converters.strict_json import parse_json
 from converters.targets.mlx.safetensors import Array, place
 from converters.tensor_reader import TensorReader
@@ -120,17 +120,12 @@ def write_native(
 ) -> None:
     """`config.json` and `model.safetensors`, in slices."""
     (folder / MLX_CONFIG_FILE).write_text(planned.config_text, encoding="utf-8")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    target = os.open(folder / MLX_WEIGHTS_FILE, flags, 0o644)
-    try:
-        os.pwrite(target, planned.header, 0)
+    with new_file(folder / MLX_WEIGHTS_FILE) as target:
+        target.put(planned.header, 0)
         for tensor, array in planned.arrays:
             for start in range(0, tensor.nbytes, _SLICE_BYTES):
                 data = reader.raw(tensor, start, min(_SLICE_BYTES, tensor.nbytes - start))
-                os.pwrite(target, data, array.offset + start)
-                advance(len(data))
-    finally:
-        os.close(target)
+                advance(target.put(data, array.offset + start))
 
 
 def describe_native(

@@ -5,7 +5,6 @@ Decides nothing but how many rows go at once. What becomes of each weight is mea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ import numpy.typing as npt
 from converters.artifact import Exactness, TensorRecord
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
-from converters.parallel import run_in_order
+from converters.output_file import OutputFile
+from converters.parallel import RunInOrder
 from converters.targets.mlx.encode import encode
 from converters.targets.mlx.floats import Errors, check_range, stored, widened
 from converters.targets.mlx.forms import Number
@@ -37,34 +37,34 @@ class Slice(NamedTuple):
 
 
 class WeightsWriter:
-    """Writes to a descriptor that the caller owns; `advance` is told bytes as they are written."""
+    """Writes to a file that the caller closes. Copies of it in other processes write slices too."""
 
-    def __init__(
-        self, layout: Layout, reader: TensorReader, target: int, advance: Callable[[int], None]
-    ) -> None:
+    def __init__(self, layout: Layout, reader: TensorReader, target: OutputFile) -> None:
         self._layout = layout
         self._reader = reader
         self._target = target
-        self._advance = advance
 
-    def write(self) -> list[TensorRecord]:
-        """The whole file; gives what became of each tensor, once. Raises ConversionError, OSError."""
-        os.ftruncate(self._target, self._layout.weights_bytes)
-        self._advance(self._put(np.frombuffer(self._layout.header, np.uint8), 0))
-        records = [self._write_vector(vector) for vector in self._layout.vectors]
-        records += self._write_matrices()
+    def write(self, run: RunInOrder, advance: Callable[[int], None]) -> list[TensorRecord]:
+        """The whole file; gives what became of each tensor, once. Raises ConversionError, OSError.
+
+        `advance` is told bytes as they are written.
+        """
+        self._target.resize(self._layout.weights_bytes)
+        advance(self._put(self._layout.header, 0))
+        records = [self._write_vector(vector, advance) for vector in self._layout.vectors]
+        records += self._write_matrices(run, advance)
         return _merged(record for record in records if record is not None)
 
-    def _write_vector(self, vector: Vector) -> TensorRecord | None:
+    def _write_vector(self, vector: Vector, advance: Callable[[int], None]) -> TensorRecord | None:
         item: Number = "F32" if vector.array.item == "F32" else self._layout.number
         if vector.tensor is None:
             zeros = stored(np.zeros(vector.length, np.float32), item)
-            self._advance(self._put(zeros, vector.array.offset))
+            advance(self._put(zeros, vector.array.offset))
             return None
         exact = self._vector_numbers(vector, vector.tensor)
         errors = Errors()
         numbers = self._rounded(exact, vector.tensor.name, errors, item)
-        self._advance(self._put(numbers, vector.array.offset))
+        advance(self._put(numbers, vector.array.offset))
         return _record(vector.tensor.name, vector, item.lower(), errors)
 
     def _vector_numbers(self, vector: Vector, tensor: TensorInfo) -> npt.NDArray[np.float32]:
@@ -82,20 +82,22 @@ class WeightsWriter:
             exact[halves_of_pairs(vector.length, vector.head_size)] if vector.head_size else exact
         )
 
-    def _write_matrices(self) -> list[TensorRecord]:
+    def _write_matrices(
+        self, run: RunInOrder, advance: Callable[[int], None]
+    ) -> list[TensorRecord]:
         costs = [Errors() for _ in self._layout.matrices]
 
         def finish(done: tuple[int, Errors, int]) -> None:
             index, found, written = done
             costs[index].merge(found)
-            self._advance(written)
+            advance(written)
 
         slices = (
-            Slice(index, matrix, run)
+            Slice(index, matrix, rows)
             for index, matrix in enumerate(self._layout.matrices)
-            for run in _slices(matrix)
+            for rows in _slices(matrix)
         )
-        run_in_order(self._write_slice, slices, finish)
+        run(self._write_slice, slices, finish)
         return [
             _record(matrix.tensor.name, matrix, self._form_name(matrix), errors)
             for matrix, errors in zip(self._layout.matrices, costs, strict=True)
@@ -105,12 +107,12 @@ class WeightsWriter:
         return str(matrix.form) if matrix.form.mode else self._layout.number.lower()
 
     def _write_slice(self, part: Slice) -> tuple[int, Errors, int]:
-        """(the matrix's index, what it cost, bytes written). In any thread."""
+        """(the matrix's index, what it cost, bytes written). In any process."""
         write = self._write_turned if part.matrix.is_transposed else self._write_rows
         return part.position, *write(part.matrix, part.run)
 
     def _write_rows(self, matrix: Matrix, run: Run) -> tuple[Errors, int]:
-        """(what it cost, bytes written). In any thread."""
+        """(what it cost, bytes written). In any process."""
         elements = run.source * matrix.columns, run.count * matrix.columns
         errors, order = Errors(), _order(matrix, run.count)
         if matrix.form.mode:
@@ -148,14 +150,9 @@ class WeightsWriter:
         errors.add(kept - exact)
         return numbers
 
-    def _put(self, values: Numbers | None, offset: int) -> int:
+    def _put(self, values: Numbers | bytes | None, offset: int) -> int:
         assert values is not None
-        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        count = len(data)
-        while data:
-            written = os.pwrite(self._target, data, offset)
-            data, offset = data[written:], offset + written
-        return count
+        return self._target.put(values, offset)
 
 
 def halves_of_pairs(rows: int, head_size: int) -> npt.NDArray[np.intp]:

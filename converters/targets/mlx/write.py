@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 
 from converters.architectures.model import ModelShape
 from converters.artifact import MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, RopeTable, TensorRecord
+from converters.output_file import new_file
+from converters.parallel import RunInOrder
 from converters.targets.mlx.layout import Layout
 from converters.targets.mlx.models.family import decoder_config
 from converters.targets.mlx.models.registry import family_of
@@ -24,17 +25,14 @@ def write(
     rope: dict[str, RopeTable],
     reader: TensorReader,
     folder: pathlib.Path,
+    run: RunInOrder,
     advance: Callable[[int], None],
 ) -> list[TensorRecord]:
     """Both files; gives what became of each tensor, once each."""
     config = json.dumps(_config(model, layout, rope), indent=1)
     (folder / MLX_CONFIG_FILE).write_text(config, encoding="utf-8")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    target = os.open(folder / MLX_WEIGHTS_FILE, flags, 0o644)
-    try:
-        return WeightsWriter(layout, reader, target, advance).write()
-    finally:
-        os.close(target)
+    with new_file(folder / MLX_WEIGHTS_FILE) as target:
+        return WeightsWriter(layout, reader, target).write(run, advance)
 
 
 def _config(model: ModelShape, layout: Layout, rope: dict[str, RopeTable]) -> dict[str, object]:

@@ -6,7 +6,6 @@ other, their B as blocks on the diagonal. Two small products then serve all part
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -14,8 +13,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from converters.adapters.lora import Lora, Pair
-from converters.adapters.numbers import Floats, rows_of_a, rows_of_b, write_at
+from converters.adapters.numbers import Floats, rows_of_a, rows_of_b
 from converters.artifact import StoredArray
+from converters.output_file import OutputFile
 from converters.targets.onnx.layout import ALIGNMENT_BYTES, Layout, Matrix
 from converters.targets.onnx.pieces import LowRank, Piece
 from converters.tensor_reader import TensorReader
@@ -87,14 +87,14 @@ class _Placer:
 
 
 def write_low_rank(
-    layout: AdapterLayout, reader: TensorReader, target: int, advance: Callable[[int], None]
+    layout: AdapterLayout, reader: TensorReader, target: OutputFile, advance: Callable[[int], None]
 ) -> None:
     """The whole of `adapter.bin`; what no part covers are zeros. Raises MalformedFile, OSError."""
-    os.ftruncate(target, layout.weights_bytes)
+    target.resize(layout.weights_bytes)
     for part in layout.parts:
         for piece, row, numbers in _rows(part, reader):
             offset = piece.offset + row * piece.shape[1] * numbers.itemsize
-            advance(write_at(target, numbers, offset))
+            advance(target.put(numbers, offset))
 
 
 def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Piece, int, Floats]]:

@@ -6,7 +6,6 @@ difference of two GGML numbers needs more than fp32 has, a rounding appears, and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from converters.artifact import Exactness, TensorRecord
 from converters.blocks import BLOCK_TYPES, Repacked
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
-from converters.parallel import run_in_order
+from converters.output_file import OutputFile
+from converters.parallel import RunInOrder
 from converters.targets.onnx import expert_weights
 from converters.targets.onnx.expert_weights import ZeroPointed
 from converters.targets.onnx.experts import ExpertSource, Stack
@@ -64,50 +64,56 @@ class StackSlice(NamedTuple):
 
 
 class WeightsWriter:
-    """Writes to a descriptor that the caller owns; `advance` is told bytes as they are written."""
+    """Writes to a file that the caller closes. Copies of it in other processes write slices too."""
 
-    def __init__(self, reader: TensorReader, target: int, advance: Callable[[int], None]) -> None:
+    def __init__(self, reader: TensorReader, target: OutputFile) -> None:
         self._reader = reader
         self._target = target
-        self._advance = advance
 
-    def write(self, layout: Layout) -> list[TensorRecord]:
-        """The whole file; gives what became of each tensor. Raises MalformedFile, OSError."""
-        os.ftruncate(self._target, layout.weights_bytes)
-        records = [self._write_vector(vector) for vector in layout.vectors.values()]
-        records.append(self._write_matrices(layout.matrices))
-        records.append(self._write_stacks(list(layout.stacks.values())))
+    def write(
+        self, layout: Layout, run: RunInOrder, advance: Callable[[int], None]
+    ) -> list[TensorRecord]:
+        """The whole file; gives what became of each tensor. Raises MalformedFile, OSError.
+
+        `advance` is told bytes as they are written.
+        """
+        self._target.resize(layout.weights_bytes)
+        records = [self._write_vector(vector, advance) for vector in layout.vectors.values()]
+        records.append(self._write_matrices(layout.matrices, run, advance))
+        records.append(self._write_stacks(list(layout.stacks.values()), run, advance))
         return [record for group in records for record in group]
 
-    def _write_vector(self, vector: Vector) -> list[TensorRecord]:
+    def _write_vector(self, vector: Vector, advance: Callable[[int], None]) -> list[TensorRecord]:
         offset, records = vector.piece.offset, []
         for source in vector.sources:
             numbers, rounding = self._reader.floats(source.tensor, 0, source.rows), Rounding()
             values = stored(numbers, vector.piece, source.tensor.name)
             rounding.add_stored(numbers, values)
             self._put(values, offset)
-            self._advance(values.nbytes)
+            advance(values.nbytes)
             offset += values.nbytes
             records.append(_record(source.tensor, vector.piece.item, rounding))
         return records
 
-    def _write_matrices(self, matrices: dict[str, Matrix]) -> list[TensorRecord]:
+    def _write_matrices(
+        self, matrices: dict[str, Matrix], run: RunInOrder, advance: Callable[[int], None]
+    ) -> list[TensorRecord]:
         sums = {(name, source.tensor.name): Rounding() for name, source in _parts(matrices)}
 
         def finish(done: tuple[Slice, Rounding, int]) -> None:
             part, rounding, written = done
             sums[part.matrix.name, part.tensor.name].merge(rounding)
-            self._advance(written)
+            advance(written)
 
         slices = (part for matrix in matrices.values() for part in _slices(matrix))
-        run_in_order(self._write_slice, slices, finish)
+        run(self._write_slice, slices, finish)
         return [
             _record(source.tensor, _form_name(matrices[name]), sums[name, source.tensor.name])
             for name, source in _parts(matrices)
         ]
 
     def _write_slice(self, part: Slice) -> tuple[Slice, Rounding, int]:
-        """What it cost and the bytes written, beside the slice. In any thread."""
+        """What it cost and the bytes written, beside the slice. In any process."""
         matrix, rounding = part.matrix, Rounding()
         if matrix.form.kind in ("float32", "float16"):
             return part, rounding, self._write_floats(part, rounding)
@@ -152,25 +158,27 @@ class WeightsWriter:
             written += self._put_columns(pieces["correction"], by_row, row)
         return written
 
-    def _write_stacks(self, stacks: list[Stack]) -> list[TensorRecord]:
+    def _write_stacks(
+        self, stacks: list[Stack], run: RunInOrder, advance: Callable[[int], None]
+    ) -> list[TensorRecord]:
         sums = {stack.name: [Rounding() for _ in stack.sources] for stack in stacks}
 
         def finish(done: tuple[StackSlice, list[Rounding], int]) -> None:
             part, roundings, written = done
             for total, rounding in zip(sums[part.stack.name], roundings, strict=True):
                 total.merge(rounding)
-            self._advance(written)
+            advance(written)
 
         slices = (
             StackSlice(stack, *each) for stack in stacks for each in expert_weights.slices(stack)
         )
-        run_in_order(self._write_stack_slice, slices, finish)
+        run(self._write_stack_slice, slices, finish)
         return [
             record for stack in stacks for record in self._stack_records(stack, sums[stack.name])
         ]
 
     def _write_stack_slice(self, part: StackSlice) -> tuple[StackSlice, list[Rounding], int]:
-        """One rounding for each of the stack's sources. In any thread."""
+        """One rounding for each of the stack's sources. In any process."""
         roundings = [Rounding() for _ in part.stack.sources]
         if part.stack.form.kind == "floats":
             return part, roundings, self._write_expert_floats(part, roundings)
@@ -257,10 +265,7 @@ class WeightsWriter:
         return values.nbytes
 
     def _put(self, values: Array, offset: int) -> None:
-        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        while data:
-            written = os.pwrite(self._target, data, offset)
-            data, offset = data[written:], offset + written
+        self._target.put(values, offset)
 
 
 def split_codes(codes: Codes) -> tuple[Codes, Codes]:

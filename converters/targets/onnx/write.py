@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -11,6 +10,8 @@ import onnx
 from converters.architectures.model import ModelShape
 from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, TensorRecord
 from converters.errors import Unsupported
+from converters.output_file import new_file
+from converters.parallel import RunInOrder
 from converters.targets.onnx.decoder import decoder_model, top_k
 from converters.targets.onnx.encoder import encoder_model, vector_size
 from converters.targets.onnx.layout import Layout
@@ -35,16 +36,13 @@ def write(
     layout: Layout,
     reader: TensorReader,
     folder: pathlib.Path,
+    run: RunInOrder,
     advance: Callable[[int], None],
 ) -> list[TensorRecord]:
     """Both files; gives what became of each tensor, once each."""
     (folder / GRAPH_FILE).write_bytes(graph_of(model, layout).SerializeToString())
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    target = os.open(folder / WEIGHTS_FILE, flags, 0o644)
-    try:
-        records = WeightsWriter(reader, target, advance).write(layout)
-    finally:
-        os.close(target)
+    with new_file(folder / WEIGHTS_FILE) as target:
+        records = WeightsWriter(reader, target).write(layout, run, advance)
     return list({record.name: record for record in records}.values())
 
 
