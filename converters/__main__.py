@@ -41,6 +41,8 @@ LEAST_FILE_BYTES = 1 << 30
 LEAST_BYTES_PER_SECOND = 1 << 20
 LEAST_CPU_SECONDS = 120
 LEAST_SHARED_BYTES = 32 << 20
+# Each has about 60 MB of its own. Beyond so many a conversion waits for the disk.
+MOST_WRITERS, MOST_QUANTISERS = 4, 32
 
 
 class _Cancelled(BaseException):
@@ -134,26 +136,33 @@ def _watched(
 def _convert(options: argparse.Namespace) -> None:
     final = options.output.absolute()
     prepare(final)
-    keep_freed_memory()
-    # Imported once for all processes. No library may start threads yet: they would not be confined.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    _before_imports()
     from converters.convert import Request, convert
 
     request = Request(
         source=options.source, target=options.target, final=final, precise=options.precise
     )
-    with options.input.open("rb") as file, _workers(options, final) as run:
+    with options.input.open("rb") as file, _workers(options, final, MOST_WRITERS) as run:
         _confine(options, final.parent)
         artifact_bytes = convert(file, request, Progress(), run)
     write_line(done=True, artifact_bytes=artifact_bytes)
 
 
+def _before_imports() -> None:
+    """What follows is imported once, for all processes, and before they are confined.
+
+    No library may start threads by then: they would not be confined.
+    """
+    keep_freed_memory()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
 def _workers(
-    options: argparse.Namespace, final: pathlib.Path
+    options: argparse.Namespace, final: pathlib.Path, most: int
 ) -> contextlib.AbstractContextManager[RunInOrder]:
     """None for what one process does as fast as several could start."""
     is_small = options.input.stat().st_size < LEAST_SHARED_BYTES
-    count = 0 if is_small or final.exists() else worker_count()
+    count = 0 if is_small or final.exists() else worker_count(most)
     return workers(count, _limits([options.input], final.parent))
 
 
@@ -204,11 +213,12 @@ def _quantise(options: argparse.Namespace) -> None:
     """A folder with the quantised GGUF in it."""
     final = options.output.absolute()
     prepare(final)
-    with options.input.open("rb") as file:
-        _confine(options, final.parent)
-        from converters.quantise.quantise import quantise
+    _before_imports()
+    from converters.quantise.quantise import quantise
 
-        file_bytes = quantise(file, final, options.type, Progress())
+    with options.input.open("rb") as file, _workers(options, final, MOST_QUANTISERS) as run:
+        _confine(options, final.parent)
+        file_bytes = quantise(file, final, options.type, Progress(), run)
     write_line(done=True, file_bytes=file_bytes)
 
 

@@ -19,8 +19,6 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from converters.confinement import Limits, confine, die_with_parent
 
-# Each has about 60 MB of its own; the disk is the limit beyond.
-MOST_WORKERS = 4
 # A slice is under way in each and one waits for it.
 _GIVEN_AHEAD = 2
 # macOS's libraries do not survive a fork.
@@ -54,13 +52,13 @@ def one_by_one(
         finish(work(item))
 
 
-def worker_count() -> int:
-    """As many as there are processors for this process, within a bound; 0 where they do not pay."""
+def worker_count(most: int) -> int:
+    """As many as there are processors for this process, at most so many; 0 where they do not pay."""
     if hasattr(os, "sched_getaffinity"):
         found = len(os.sched_getaffinity(0))
     else:
         found = os.cpu_count() or 1
-    return min(found, MOST_WORKERS) if found > 1 else 0
+    return min(found, most) if found > 1 else 0
 
 
 @contextlib.contextmanager

@@ -56,8 +56,9 @@ def test_a_single_processor_does_it_itself() -> None:
 
 
 def test_some_processors_are_found() -> None:
-    assert worker_count() != 1
-    assert 0 <= worker_count() <= 4
+    assert worker_count(4) != 1
+    assert 0 <= worker_count(4) <= 4
+    assert worker_count(2) in (0, 2)
 
 
 def test_nothing_is_left_when_there_is_nothing_to_do(tmp_path: pathlib.Path) -> None:
