@@ -26,7 +26,7 @@ MEBIBYTE = 1 << 20
 
 
 class PeakMemory:
-    """Highest resident bytes of one process, sampled every few ms until it ends."""
+    """Most memory of a process and its children, sampled until it ends; shared pages count once."""
 
     def __init__(self, pid: int) -> None:
         self.resident_bytes = 0
@@ -38,14 +38,16 @@ class PeakMemory:
     def _watch(self) -> None:
         while True:
             try:
-                memory = self._process.memory_info()
-            except psutil.NoSuchProcess:
+                family = [self._process, *self._process.children(recursive=True)]
+                found = [process.memory_full_info() for process in family]
+                has_ended = self._process.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:  # a child's end is not the family's
+                has_ended, found = not self._process.is_running(), []
+            if has_ended:
                 return
-            self.resident_bytes = max(self.resident_bytes, memory.rss)
-            self.private_bytes = max(self.private_bytes, memory.rss - memory.shared)
-            if self._process.status() == psutil.STATUS_ZOMBIE:
-                return
-            time.sleep(0.005)
+            self.resident_bytes = max(self.resident_bytes, sum(each.pss for each in found))
+            self.private_bytes = max(self.private_bytes, sum(each.uss for each in found))
+            time.sleep(0.05)
 
     def join(self) -> None:
         self._thread.join()

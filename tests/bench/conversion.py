@@ -1,7 +1,8 @@
 """Figures of the converter alone: `python -m tests.bench.conversion --types Q4_K Q8_0 --runs 3`.
 
 One line per block type, model and target: MB of GGUF a second of wall time and of CPU time, how much of the
-time the last sync took, and the highest resident bytes. `--experts` makes models whose weights are experts,
+time the last sync took, the most memory of all its processes, and the seconds of a plain copy of as many
+bytes: fresh pages cost some machines more than the conversion. `--experts` makes models whose weights are experts,
 `--sizes` compares 1.1B with four times as much. `--against FOLDER` runs another checkout's converter in turn
 with this one's and says the ratio and whether the artifacts' weights are the same bytes.
 """
@@ -45,6 +46,20 @@ class Figures(NamedTuple):
     peak_bytes: int
     artifact_bytes: int
     digest: str
+
+
+def copy_seconds(source: pathlib.Path, nbytes: int) -> float:
+    """What the machine asks for alone: the source read and so many bytes written and synced."""
+    target, step = source.with_name("copy"), 4 << 20
+    begin = time.monotonic()
+    with source.open("rb") as read, target.open("wb", buffering=0) as written:
+        for start in range(0, nbytes, step):
+            data = read.read(step) or bytes(step)
+            written.write(data[: min(step, nbytes - start)])
+        os.fsync(written.fileno())
+    seconds = time.monotonic() - begin
+    target.unlink()
+    return seconds
 
 
 def run(checkout: pathlib.Path, source: pathlib.Path, target: str, output: pathlib.Path) -> Figures:
@@ -92,11 +107,14 @@ def compare(
     for target in targets:
         ours: list[Figures] = []
         theirs: list[Figures] = []
+        copies: list[float] = []
         for _ in range(runs):
             if against:
                 theirs.append(run(against, source, target, source.with_name("artifact")))
             ours.append(run(HERE, source, target, source.with_name("artifact")))
-        print(f"{name:12} {target:8} {_line(ours, megabytes)}{_ratio(ours, theirs)}", flush=True)
+            copies.append(copy_seconds(source, ours[-1].artifact_bytes))
+        line = f"{_line(ours, megabytes)}; a copy {statistics.median(copies):4.1f} s"
+        print(f"{name:12} {target:8} {line}{_ratio(ours, theirs)}", flush=True)
 
 
 def _line(figures: list[Figures], megabytes: float) -> str:
