@@ -13,17 +13,24 @@ import pathlib
 import platform
 
 _NICE = 10
-# ioprio_set(2): who = 1 (one thread); the class sits above bit 13, 3 is idle, 0 the default.
+# ioprio_set(2): who = 1 (one thread) or 2 (a group's processes); the class sits above bit 13, 3 is
+# idle, 0 the default.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
+_IO_THREAD, _IO_GROUP = 1, 2
 _IDLE_CLASS = 3 << 13
 
 
 def set_background(pid: int, is_background: bool) -> None:
-    """Applies to every thread the process has now; later ones inherit. Never raises."""
+    """Of a process that leads its group: applies to all its threads and to the group's processes.
+
+    What starts later inherits it. Never raises.
+    """
+    niceness, io_class = (_NICE, _IDLE_CLASS) if is_background else (0, 0)
     for thread in _threads(pid):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, _NICE if is_background else 0)
-        _set_io_class(thread, _IDLE_CLASS if is_background else 0)
+        _set_niceness(os.PRIO_PROCESS, thread, niceness)
+        _set_io_class(_IO_THREAD, thread, io_class)
+    _set_niceness(os.PRIO_PGRP, pid, niceness)
+    _set_io_class(_IO_GROUP, pid, io_class)
 
 
 def _threads(pid: int) -> list[int]:
@@ -33,6 +40,11 @@ def _threads(pid: int) -> list[int]:
         return [pid]
 
 
-def _set_io_class(thread: int, value: int) -> None:
+def _set_niceness(which: int, who: int, value: int) -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(which, who, value)
+
+
+def _set_io_class(which: int, who: int, value: int) -> None:
     if _IOPRIO_SET is not None and platform.system() == "Linux":
-        ctypes.CDLL(None).syscall(_IOPRIO_SET, 1, thread, value)
+        ctypes.CDLL(None).syscall(_IOPRIO_SET, which, who, value)
