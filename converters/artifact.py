@@ -211,11 +211,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return counts
 
 
-class StoredArray(msgspec.Struct, frozen=True, kw_only=True):
-    """An fp32 array in `adapter.bin`: C order, little-endian, `offset` in bytes."""
+class StoredArray(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An fp32 or fp16 array in `adapter.bin`: C order, little-endian, `offset` in bytes."""
 
     shape: tuple[int, ...]
     offset: int
+    is_half: bool = False
 
 
 class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -226,6 +227,7 @@ class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     `adapter.safetensors` holds `<module>.lora_a` [rank, columns] and `<module>.lora_b` [rows, rank],
     scaled, for a module's x to become module(x) + (x aᵀ) bᵀ. `base` and `source` are source ids;
     `base_structure` is what `structure_of` gives of the base's artifact that it was made for.
+    `max_error` and `rms_error`: what fp16 took of the arrays' numbers, absolute.
     """
 
     format: int
@@ -239,6 +241,8 @@ class AdapterArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     file_bytes: int = 0
     resident_bytes: int = 0
     arrays: dict[str, StoredArray] = {}
+    max_error: float = 0.0
+    rms_error: float = 0.0
 
 
 class ArtifactError(Exception):

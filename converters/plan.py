@@ -12,7 +12,6 @@ import re
 import msgspec
 
 from converters.architectures.library import library_form
-from converters.architectures.mixers import Attention, LatentAttention
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
@@ -94,7 +93,8 @@ def plan(file: GgufFile, target: str, precise: bool = False) -> Plan:
     else:
         number = "float32"
         if target == "onnx-cuda":
-            _check_cuda(model, precise=precise)
+            if precise:
+                raise Unsupported("precise artifacts are for the CPU: CUDA computes in fp16")
             number = "float16"
         layout = plan_onnx_layout(model, tensors, precise=precise, number=number)
         files_bytes, resident_bytes = _onnx_bytes(layout), _resident_bytes(layout)
@@ -186,19 +186,6 @@ def require_convertible(file: GgufFile) -> None:
     found = assess(file)
     if not found.estimates:
         raise Unsupported("; ".join(dict.fromkeys(found.refusals.values())))
-
-
-def _check_cuda(model: ModelShape, *, precise: bool) -> None:
-    """What the CUDA provider has no kernels for, or what has not been tried on it."""
-    if precise:
-        raise Unsupported("precise artifacts are for the CPU: CUDA computes in fp16")
-    if model.encoder:
-        raise Unsupported(f"{model.architecture}: embedding models run on the CPU")
-    stateful = [b for b in model.blocks if not isinstance(b.mixer, Attention | LatentAttention)]
-    if stateful:
-        raise Unsupported(
-            f"{model.architecture}: blocks with a state are not supported on CUDA yet"
-        )
 
 
 def _check_head_sizes(model: ModelShape) -> None:

@@ -48,8 +48,6 @@ class BackendChoice:
             for (source, target), reason in self._failures.items()
             if source == digest
         }
-        if model.adapters:
-            failures.setdefault("onnx-cuda", "adapters are not supported on CUDA yet")
         choice = await self._choose(inspection, failures)
         log.info("%s: %s", model.name.short, choice.reason)
         return choice

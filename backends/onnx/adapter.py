@@ -28,7 +28,7 @@ class LoadedAdapter(msgspec.Struct, frozen=True):
     """`graph` is a serialised model; `arrays` its initializers that are not the base's."""
 
     graph: bytes
-    arrays: dict[str, NDArray[np.float32]]
+    arrays: dict[str, NDArray[np.floating]]
 
 
 def load_adapter(
@@ -61,15 +61,16 @@ def _check_base(adapter: AdapterArtifact, artifact: Artifact, folder: pathlib.Pa
         raise EngineError("load", f"{folder.name}: the adapter is for another model's weights")
 
 
-def _arrays(adapter: AdapterArtifact, path: pathlib.Path) -> dict[str, NDArray[np.float32]]:
+def _arrays(adapter: AdapterArtifact, path: pathlib.Path) -> dict[str, NDArray[np.floating]]:
     mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)
     return {name: _array(mapped, stored, path) for name, stored in adapter.arrays.items()}
 
 
 def _array(
     mapped: NDArray[np.uint8], stored: StoredArray, path: pathlib.Path
-) -> NDArray[np.float32]:
-    end = stored.offset + math.prod(stored.shape) * np.dtype(np.float32).itemsize
+) -> NDArray[np.floating]:
+    dtype = np.dtype("<f2" if stored.is_half else "<f4")
+    end = stored.offset + math.prod(stored.shape) * dtype.itemsize
     if min(stored.offset, *stored.shape) < 0 or end > mapped.size:
         raise EngineError("load", f"{path.name} is shorter than its adapter says")
-    return mapped[stored.offset : end].view("<f4").reshape(stored.shape)
+    return mapped[stored.offset : end].view(dtype).reshape(stored.shape)

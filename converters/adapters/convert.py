@@ -33,10 +33,11 @@ from converters.staging import check_space, publish, staged, sync_files
 from converters.targets.mlx import low_rank as mlx_low_rank
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.onnx import low_rank as onnx_low_rank
+from converters.targets.onnx.rounding import Rounding
 from converters.targets.onnx.write import check_graph, check_places, graph_of
 from converters.tensor_reader import TensorReader
 
-TARGETS = ("onnx-cpu", "mlx")
+TARGETS = ("onnx-cpu", "onnx-cuda", "mlx")
 _GRAPH_BYTES = 8 << 20
 AdapterLayout = onnx_low_rank.AdapterLayout | mlx_low_rank.AdapterLayout
 
@@ -96,8 +97,9 @@ def convert_adapter(
     check_space(request.final.parent, planned.layout.weights_bytes + _GRAPH_BYTES)
     with staged(request.final) as staging:
         progress.start("write", planned.layout.weights_bytes)
-        _write(planned, request, TensorReader(adapter), staging, progress)
-        artifact_bytes = write_description(_describe(planned, request), ADAPTER_FILE, staging)
+        rounding = _write(planned, request, TensorReader(adapter), staging, progress)
+        described = _describe(planned, request, rounding)
+        artifact_bytes = write_description(described, ADAPTER_FILE, staging)
         progress.start("sync", artifact_bytes)
         sync_files(staging)
         publish(staging, request.final)
@@ -111,14 +113,14 @@ def _write(
     reader: TensorReader,
     staging: pathlib.Path,
     progress: Progress,
-) -> None:
+) -> Rounding:
     layout = planned.layout
     if isinstance(layout, mlx_low_rank.AdapterLayout):
         with new_file(staging / MLX_ADAPTER_FILE) as target:
             mlx_low_rank.write_low_rank(layout, reader, target, progress.advance)
-        return
+        return Rounding()
     with new_file(staging / ADAPTER_WEIGHTS_FILE) as target:
-        onnx_low_rank.write_low_rank(layout, reader, target, progress.advance)
+        rounding = onnx_low_rank.write_low_rank(layout, reader, target, progress.advance)
     assert not isinstance(planned.base.layout, MlxLayout)
     adapted = msgspec.structs.replace(planned.base.layout, low_rank=layout.low_rank)
     graph = graph_of(planned.base.model, adapted)
@@ -126,6 +128,7 @@ def _write(
     check_places(graph, onnx.load(request.base_folder / GRAPH_FILE, load_external_data=False))
     _check_used(graph, layout)
     (staging / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    return rounding
 
 
 def _check_used(graph: onnx.ModelProto, layout: onnx_low_rank.AdapterLayout) -> None:
@@ -135,7 +138,7 @@ def _check_used(graph: onnx.ModelProto, layout: onnx_low_rank.AdapterLayout) -> 
         raise RuntimeError(f"the graph does not read {unread[0]!r}")
 
 
-def _describe(planned: AdapterPlan, request: AdapterRequest) -> AdapterArtifact:
+def _describe(planned: AdapterPlan, request: AdapterRequest, rounding: Rounding) -> AdapterArtifact:
     layout = planned.layout
     is_mlx = isinstance(layout, mlx_low_rank.AdapterLayout)
     return AdapterArtifact(
@@ -147,7 +150,9 @@ def _describe(planned: AdapterPlan, request: AdapterRequest) -> AdapterArtifact:
         base_structure=structure_of(request.base_folder),
         rank=planned.lora.rank,
         targets=tuple(pair.target for pair in planned.lora.pairs),
-        # ONNX Runtime packs a copy of each matrix beside the mapped one.
-        resident_bytes=layout.weights_bytes * (1 if is_mlx else 2),
+        # On a CPU, ONNX Runtime packs a copy of each matrix beside the mapped one.
+        resident_bytes=layout.weights_bytes * (2 if request.target == "onnx-cpu" else 1),
         arrays={} if is_mlx else layout.arrays(),
+        max_error=rounding.largest,
+        rms_error=rounding.rms,
     )

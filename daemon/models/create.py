@@ -24,7 +24,6 @@ from daemon.models.create_adapter import (
     convert_adapter,
     import_adapter,
     peft_files,
-    target_with,
     weights_layer,
     with_adapter,
 )
@@ -202,7 +201,7 @@ class Creator:
         draft.layers = with_adapter(draft.layers, layer)
         if draft.inspection is None:
             raise LoadFailed("the weights that the adapter is for cannot be read")
-        target = target_with(await self.target_for(draft.inspection), draft.layers)
+        target = await self.target_for(draft.inspection)
         await self._conversions.check_adapter(digest, parse_digest(weights.digest), target)
 
     async def _ready(
@@ -240,7 +239,7 @@ class Creator:
 
     async def _convert(self, draft: Draft) -> AsyncGenerator[CreateStatus]:
         assert draft.inspection is not None
-        target = target_with(await self.target_for(draft.inspection), draft.layers)
+        target = await self.target_for(draft.inspection)
         digest = parse_digest(weights_layer(draft.layers).digest)
         adapting = convert_adapter(self._conversions, draft.layers, target)
         try:

@@ -126,12 +126,6 @@ async def convert_adapter(
                 yield adapter_status(step)
 
 
-def target_with(target: str, layers: list[Layer]) -> str:
-    """What weights with these layers are converted to: adapters are not applied on CUDA yet."""
-    has_adapter = any(layer.media_type == media.ADAPTER for layer in layers)
-    return "onnx-cpu" if has_adapter and target == "onnx-cuda" else target
-
-
 def adapter_status(step: ConversionProgress) -> CreateStatus:
     is_waiting = step.phase == "queued"
     status = "waiting for another conversion" if is_waiting else "converting adapter"

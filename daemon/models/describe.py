@@ -74,12 +74,16 @@ class ShownArtifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShownAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """The model's adapter over its weights: matrices it belongs to, its largest rank, bytes."""
+    """The model's adapter over its weights: matrices it belongs to, its largest rank, bytes.
+
+    `max_error`: the most that a number of it was rounded by.
+    """
 
     matrices: int
     rank: int
     file_bytes: int
     resident_bytes: int
+    max_error: float = 0.0
 
 
 class HearthFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -304,6 +308,7 @@ def _shown_adapters(
                         rank=adapter.rank,
                         file_bytes=adapter.file_bytes,
                         resident_bytes=adapter.resident_bytes,
+                        max_error=adapter.max_error,
                     ),
                 )
 

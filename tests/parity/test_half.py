@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 import pytest
 
-from converters.artifact import GRAPH_FILE, read_artifact
+from converters.artifact import GRAPH_FILE, read_adapter, read_artifact
 from converters.errors import Unsupported
+from tests.models.random_adapter import make_adapter
+from tests.models.random_architectures import ENCODERS
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
-from tests.parity.converted import converted_file
+from tests.parity.converted import adapted_file, converted_file
 from tests.parity.onnx_loop import OnnxLoop
+from tests.parity.test_encoders import EncoderLoop, cosine, texts_of
 
 pytestmark = pytest.mark.parity
 
@@ -43,6 +46,10 @@ KINDS = [
     ("starcoder2", "Q8_0"),
     ("qwen3moe", "F16"),
     ("deepseek2", "F16"),
+    ("lfm2", "Q4_K"),
+    ("qwen35", "Q8_0"),
+    ("qwen3next", "F16"),
+    ("qwen3next-early", "Q4_K"),
 ]
 
 
@@ -109,16 +116,103 @@ def test_keys_values_and_tables_are_half_everything_else_is_not(tmp_path: pathli
     assert products and all(len(node.input) == 3 for node in products)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "words"),
-    [("bert", "embedding models run on the CPU"), ("lfm2", "blocks with a state")],
-)
-def test_what_is_not_for_a_gpu_is_refused_by_name(
-    tmp_path: pathlib.Path, architecture: str, words: str
-):
+def nodes_of(folder: pathlib.Path) -> list[onnx.NodeProto]:
+    return list(onnx.load(str(folder / GRAPH_FILE), load_external_data=False).graph.node)
+
+
+def test_norms_of_queries_and_keys_are_named_as_the_fusion_for_cuda_wants(tmp_path: pathlib.Path):
+    """The optimizer of ONNX Runtime 1.31 takes them into the attention node, on CUDA only."""
+    path = make_gguf(tmp_path / "model.gguf", architecture="qwen3")
+    half = [node.op_type for node in nodes_of(converted_file(path, target="onnx-cuda"))]
+    whole = [node.op_type for node in nodes_of(converted_file(path))]
+    attending = half.count("GroupQueryAttention")
+    assert half.count("SimplifiedLayerNormalization") == 2 * attending
+    assert "SimplifiedLayerNormalization" not in whole
+    assert len(half) > len(whole)  # casts, and nothing less
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "qwen35"])
+def test_states_and_what_they_go_through_stay_fp32(tmp_path: pathlib.Path, architecture: str):
     path = make_gguf(tmp_path / "model.gguf", architecture=architecture)
-    with pytest.raises(Unsupported, match=words):
-        converted_file(path, target="onnx-cuda")
+    folder = converted_file(path, target="onnx-cuda")
+    artifact = read_artifact(folder)
+    assert artifact.onnx and artifact.onnx.states
+    states = {name for state in artifact.onnx.states for name in (state.past, state.present)}
+    graph = onnx.load(str(folder / GRAPH_FILE), load_external_data=False).graph
+    values = {value.name: value for value in (*graph.input, *graph.output)}
+    kinds = {values[name].type.tensor_type.elem_type for name in states}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    recurrent = ("CausalConvWithState", "LinearAttention")
+    read = [name for node in graph.node if node.op_type in recurrent for name in node.input]
+    kernels = [weights[name] for name in read if name in weights]
+    assert kernels and set(kernels) == {onnx.TensorProto.FLOAT}
+
+
+def test_what_is_made_of_a_shape_goes_into_ranges_only(tmp_path: pathlib.Path):
+    """Anything else would be copied to the device, and steps with copies cannot be captured."""
+    path = make_gguf(tmp_path / "model.gguf", architecture="mistral3")
+    nodes = nodes_of(converted_file(path, target="onnx-cuda"))
+    made = {name for node in nodes if node.op_type == "Shape" for name in node.output}
+    readers = set()
+    for node in nodes:
+        if made & set(node.input):
+            readers.add(node.op_type)
+            made |= set(node.output) if node.op_type != "Range" else set()
+    assert readers == {"Squeeze", "Neg", "Range"}
+
+
+# ---- models that give vectors ----
+
+
+@pytest.mark.parametrize("architecture", sorted(ENCODERS))
+def test_its_vectors_point_where_the_exact_ones_do(tmp_path: pathlib.Path, architecture: str):
+    kv_heads = 4 if "bert" in architecture else 2
+    path = make_gguf(
+        tmp_path / "model.gguf", architecture=architecture, types="Q8_0", kv_heads=kv_heads
+    )
+    half = EncoderLoop(converted_file(path, target="onnx-cuda"))
+    assert half.artifact.resident_bytes.keys() == {"cuda"}
+    exact = EncoderLoop(converted_file(path, precise=True))
+    texts = texts_of(half.artifact.vocabulary)
+    found, expected = half.run(texts), exact.run(texts)
+    for one, other in zip(found.astype(np.float64), expected.astype(np.float64), strict=True):
+        assert np.abs(one - other).max() < max(0.02 * np.abs(other).max(), 5e-3)
+        assert cosine(one, other) > 1 - 1e-4
+
+
+def test_a_batch_gives_what_each_text_gives_alone(tmp_path: pathlib.Path):
+    """Padding, windows and distances are masked in fp16 too."""
+    for architecture in ("gemma-embedding", "jina-bert-v2"):
+        path = make_gguf(tmp_path / f"{architecture}.gguf", architecture=architecture, kv_heads=4)
+        loop = EncoderLoop(converted_file(path, target="onnx-cuda"))
+        texts = texts_of(loop.artifact.vocabulary)
+        together = loop.run(texts)
+        for ids, vector in zip(texts, together, strict=True):
+            alone = loop.run([ids])[0]
+            assert cosine(vector.astype(np.float64), alone.astype(np.float64)) > 1 - 1e-5
+
+
+# ---- adapters ----
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "lfm2"])
+def test_an_adapter_in_fp16_gives_what_it_gives_in_fp32(tmp_path: pathlib.Path, architecture: str):
+    path = make_gguf(tmp_path / "model.gguf", architecture=architecture, types="Q8_0")
+    adapter = make_adapter(tmp_path / "lora.gguf", path)
+    found: dict[str, np.ndarray] = {}
+    for target in ("onnx-cuda", "onnx-cpu"):
+        folder = converted_file(path, target=target, precise=target == "onnx-cpu")
+        adapted = adapted_file(adapter, path, folder, target=target, precise=target == "onnx-cpu")
+        ids = prompt_ids(OnnxLoop(folder).artifact.vocabulary)
+        found[target] = OnnxLoop(folder, adapter=adapted).logprobs(ids)
+        found[f"{target} alone"] = OnnxLoop(folder).logprobs(ids)
+        made = read_adapter(adapted, folder)
+        assert all(one.is_half is (target == "onnx-cuda") for one in made.arrays.values())
+        assert (made.max_error > 0) is (target == "onnx-cuda")
+        assert made.max_error < 1e-2
+    assert worst_of_top(found["onnx-cuda"], found["onnx-cpu"]) < 0.03
+    assert worst_of_top(found["onnx-cuda alone"], found["onnx-cuda"]) > 0.5
 
 
 def test_a_precise_artifact_is_for_the_cpu(tmp_path: pathlib.Path):

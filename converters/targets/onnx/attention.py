@@ -163,4 +163,4 @@ def _head_norm(parts: Parts, x: str, norm: Norm | None, heads: int, attention: A
     per_head = graph.integers(0, 0, heads, attention.head_size)
     cut = graph.node("Reshape", [x, per_head], f"{label}.heads")
     joined = graph.integers(0, 0, heads * attention.head_size)
-    return graph.node("Reshape", [parts.norm(cut, norm), joined], f"{label}.all")
+    return graph.node("Reshape", [parts.norm(cut, norm, of_head=True), joined], f"{label}.all")

@@ -99,16 +99,17 @@ class _Decoder:
         return graph.node("Unsqueeze", [factor, graph.integers(2)], "query_factors")
 
     def _positions(self) -> str:
-        """fp32 [B, S]: seqlens_k + 1 - S + 0, 1, … S-1."""
+        """fp32 [B, S]: seqlens_k + 1, and to it -S, 1-S, … -1.
+
+        What is made of the shape goes into Range alone: a GPU would copy it anywhere else.
+        """
         graph = self._graph
         length = graph.node("Shape", ["inputs_embeds"], "chunk_length", start=1, end=2)
-        scalar = graph.node("Squeeze", [length], "chunk_length_scalar")
-        zero, one = graph.scalar(0), graph.scalar(1)
-        steps = graph.node("Range", [zero, scalar, one], "chunk_steps")
+        before = graph.node("Neg", [graph.node("Squeeze", [length], "chunk_size")], "chunk_back")
+        steps = graph.node("Range", [before, graph.scalar(0), graph.scalar(1)], "chunk_steps")
         lengths = graph.node("Cast", ["seqlens_k"], "row_lengths", to=onnx.TensorProto.INT64)
         ends = graph.node("Add", [lengths, graph.integers(1)], "row_ends")
-        starts = graph.node("Sub", [ends, length], "row_starts")
-        column = graph.node("Unsqueeze", [starts, graph.integers(1)], "row_starts_column")
+        column = graph.node("Unsqueeze", [ends, graph.integers(1)], "row_ends_column")
         positions = graph.node("Add", [column, steps], "positions")
         return graph.node("Cast", [positions], "positions_fp32", to=onnx.TensorProto.FLOAT)
 

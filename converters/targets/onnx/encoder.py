@@ -3,7 +3,8 @@
 Inputs: `inputs_embeds` [B, S, E], texts padded on the right with anything finite; `lengths` i32 [B],
 ids of each text, at least 1; `cos`/`sin` [P, pairs], P >= S, per rope table. Output: `pooled`
 [B, width], not normalised ("rank": one score or one probability per label), or `hidden` [B, S, E]
-where the model has no pooling; hidden states of padding mean nothing. Nothing is cached.
+where the model has no pooling; hidden states of padding mean nothing. Nothing is cached. With a
+layout in float16 the rotary tables are that too; other inputs, outputs and pooling stay fp32.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.parts import Parts, Stream
 
-# What a masked score gets; far below any real one, far from fp32's end.
-MASKED = -1e30
+# What a masked score gets; far below any real one, far from the number type's end.
+MASKED = {"float32": -1e30, "float16": -3e4}
 
 
 def encoder_model(model: ModelShape, layout: Layout) -> onnx.ModelProto:
@@ -71,7 +72,7 @@ class _EncoderGraph:
     def _embedded(self) -> str:
         """What the first block reads."""
         graph, parts, encoder = self._graph, self._parts, self._encoder
-        x = "inputs_embeds"
+        x = graph.as_activations("inputs_embeds", "embeds")
         if encoder.token_types:
             x = graph.node("Add", [x, parts.vector(encoder.token_types)], "with_token_type")
         if encoder.positions:
@@ -120,19 +121,21 @@ class _EncoderGraph:
     def _alibi(self, attention: Attention) -> str:
         slopes = -np.array(alibi_slopes(attention.heads, attention.alibi_bias), np.float32)
         factor = self._graph.constant("alibi_slopes", slopes.reshape(1, -1, 1, 1))
-        return self._graph.node("Mul", [self._distances(), factor], "alibi")
+        bias = self._graph.node("Mul", [self._distances(), factor], "alibi")
+        return self._graph.as_activations(bias, "alibi_half")
 
     def _window(self, window: int) -> str:
         graph = self._graph
-        reach = graph.number(float(window // 2))
+        reach = graph.number(float(window // 2), "float32")
         outside = graph.node("Greater", [self._distances(), reach], "outside_window")
-        masked, seen = graph.number(MASKED), graph.number(0.0)
+        masked, seen = graph.number(MASKED[graph.item]), graph.number(0.0)
         return graph.node("Where", [outside, masked, seen], "window_mask")
 
     # ---- pooling ----
 
     def _finish(self, x: str) -> None:
         graph, model = self._graph, self._model
+        x = graph.as_float32(x, "hidden_wide")
         if not self._encoder.pooling:
             shape: list[str | int] = ["B", "S", model.embedding_length]
             graph.nodes("Identity", [x], [graph.output("hidden", "float32", shape)])
@@ -162,7 +165,7 @@ class _EncoderGraph:
         column = graph.node("Unsqueeze", [lengths, graph.integers(1)], "lengths_column")
         is_real = graph.node("Less", [self._steps, column], "is_real")
         mask = graph.node("Unsqueeze", [is_real, graph.integers(2)], "is_real_column")
-        real = graph.node("Where", [mask, x, graph.number(0.0)], "real")
+        real = graph.node("Where", [mask, x, graph.number(0.0, "float32")], "real")
         summed = graph.node("ReduceSum", [real, graph.integers(1)], "summed", keepdims=0)
         counts = graph.node("Cast", [column], "counts", to=onnx.TensorProto.FLOAT)
         return graph.node("Div", [summed, counts], "mean")
@@ -173,9 +176,10 @@ class _EncoderGraph:
             if place and encoder.has_tanh:
                 x = graph.node("Tanh", [x], f"tanh.{place}")
             # The products of quantised weights want three axes.
-            wide = graph.node("Unsqueeze", [x, graph.integers(0)], f"pooled.{place}")
-            product = self._parts.linear(wide, projection)
-            x = graph.node("Squeeze", [product, graph.integers(0)], f"projected.{place}")
+            cut = graph.node("Unsqueeze", [x, graph.integers(0)], f"pooled.{place}")
+            product = self._parts.linear(graph.as_activations(cut, f"half.{place}"), projection)
+            joined = graph.node("Squeeze", [product, graph.integers(0)], f"projected.{place}")
+            x = graph.as_float32(joined, f"wide.{place}")
         if encoder.pooling == "rank" and encoder.has_tanh and _ends_in_tanh(encoder):
             x = graph.node("Tanh", [x], "tanh.last")
         return graph.node("Softmax", [x], "probabilities", axis=-1) if encoder.has_softmax else x

@@ -78,7 +78,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of the layout's type, the sources' one after the other, in the shape of the piece."""
+    """Numbers of the layout's type, or fp32, the sources' one after the other, in the shape of the piece."""
 
     sources: tuple[Source, ...]
     piece: Piece
@@ -157,20 +157,23 @@ def _place_block(placer: _Placer, index: int, block: BlockShape) -> None:
             _place_attention(placer, index, block.mixer)
         case LatentAttention():
             _place_latent_attention(placer, block.mixer)
-        case GatedDeltaNet():
-            placer.array(block.mixer.kernel, (block.mixer.channels, 1, block.mixer.length))
-            placer.norm(block.mixer.norm)
-            placer.vector(block.mixer.decay)
-            placer.vector(block.mixer.time_bias)
-            placer.matrices_of(block.mixer.linears())
-        case ShortConvolution():
-            placer.array(block.mixer.kernel, (block.mixer.channels, 1, block.mixer.length))
-            placer.matrices_of(block.mixer.linears())
+        case GatedDeltaNet() | ShortConvolution():
+            _place_recurrent(placer, block.mixer)
     placer.matrices_of(block.feed_forward.linears())
     if isinstance(block.feed_forward, Experts):
         if block.feed_forward.selection_bias:
             placer.vector(block.feed_forward.selection_bias)
         placer.experts(index, block.feed_forward)
+
+
+def _place_recurrent(placer: _Placer, mixer: GatedDeltaNet | ShortConvolution) -> None:
+    """What a state goes through stays fp32: it is summed up over a whole row."""
+    kernel = (mixer.channels, 1, mixer.length)
+    placer.array(mixer.kernel, kernel, number="float32")
+    if isinstance(mixer, GatedDeltaNet):
+        for name in (mixer.norm.weight, mixer.decay, mixer.time_bias):
+            placer.vector(name, number="float32")
+    placer.matrices_of(mixer.linears())
 
 
 def _place_attention(placer: _Placer, index: int, attention: Attention) -> None:
@@ -251,13 +254,16 @@ class _Placer:
         self._is_precise = precise
         self._number: Number = number
 
-    def vector(self, *names: str, length: int = 0) -> str:
-        """Places the vectors as one, once; gives its name. `length` keeps only the first numbers."""
+    def vector(self, *names: str, length: int = 0, number: Number | None = None) -> str:
+        """Places the vectors as one, once; gives its name. `length` keeps only the first numbers.
+
+        `number` is what they are written in, where it is not what all others are.
+        """
         name = "+".join(names)
         if name not in self._vectors:
             sources = tuple(self._vector_source(part, length) for part in names)
             shape = (sum(source.rows for source in sources),)
-            piece = self._piece(name, self._number, shape)
+            piece = self._piece(name, number or self._number, shape)
             self._vectors[name] = Vector(sources=sources, piece=piece)
         return name
 
@@ -266,13 +272,13 @@ class _Placer:
         if norm.bias:
             self.vector(norm.bias)
 
-    def array(self, name: str, shape: tuple[int, ...]) -> None:
-        """A tensor of any type as fp32 numbers in a shape of as many."""
+    def array(self, name: str, shape: tuple[int, ...], number: Number | None = None) -> None:
+        """A tensor of any type as plain numbers in a shape of as many."""
         source = Source(tensor=self.tensors[name], rows=math.prod(shape))
         if source.rows != source.tensor.elements:
             raise Unsupported(f"tensor {name!r} does not have the shape {list(shape)}")
         form_of(source.tensor, precise=False)
-        piece = self._piece(name, self._number, shape)
+        piece = self._piece(name, number or self._number, shape)
         self._vectors[name] = Vector(sources=(source,), piece=piece)
 
     def experts(self, index: int, experts: Experts) -> None:

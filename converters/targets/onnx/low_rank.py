@@ -17,7 +17,8 @@ from converters.adapters.numbers import Floats, rows_of_a, rows_of_b
 from converters.artifact import StoredArray
 from converters.output_file import OutputFile
 from converters.targets.onnx.layout import ALIGNMENT_BYTES, Layout, Matrix
-from converters.targets.onnx.pieces import LowRank, Piece
+from converters.targets.onnx.pieces import LowRank, Number, Piece
+from converters.targets.onnx.rounding import Rounding, stored
 from converters.tensor_reader import TensorReader
 
 
@@ -38,13 +39,18 @@ class AdapterLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     def arrays(self) -> dict[str, StoredArray]:
         pieces = (piece for each in self.low_rank.values() for piece in (each.down, each.up))
-        return {piece.name: StoredArray(shape=piece.shape, offset=piece.offset) for piece in pieces}
+        return {
+            piece.name: StoredArray(
+                shape=piece.shape, offset=piece.offset, is_half=piece.item == "float16"
+            )
+            for piece in pieces
+        }
 
 
 def plan_low_rank(lora: Lora, layout: Layout) -> AdapterLayout:
     """Every pair must have been matched with the layout's model."""
     pairs = {pair.target: pair for pair in lora.pairs}
-    placer = _Placer()
+    placer = _Placer(layout.number)
     for matrix in layout.matrices.values():
         placer.matrix(matrix, pairs)
     placed = {part.pair.target for part in placer.parts}
@@ -56,7 +62,9 @@ def plan_low_rank(lora: Lora, layout: Layout) -> AdapterLayout:
 
 
 class _Placer:
-    def __init__(self) -> None:
+    def __init__(self, number: Number) -> None:
+        """`number` is what activations are computed in."""
+        self._number: Number = number
         self.low_rank: dict[str, LowRank] = {}
         self.parts: list[Part] = []
         self.end = 0
@@ -80,7 +88,7 @@ class _Placer:
             row += source.rows
 
     def _piece(self, name: str, shape: tuple[int, ...]) -> Piece:
-        piece = Piece(name=name, item="float32", shape=shape, offset=0)
+        piece = Piece(name=name, item=self._number, shape=shape, offset=0)
         piece = replace(piece, offset=-(-self.end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
         self.end = piece.offset + piece.nbytes
         return piece
@@ -88,13 +96,20 @@ class _Placer:
 
 def write_low_rank(
     layout: AdapterLayout, reader: TensorReader, target: OutputFile, advance: Callable[[int], None]
-) -> None:
-    """The whole of `adapter.bin`; what no part covers are zeros. Raises MalformedFile, OSError."""
+) -> Rounding:
+    """The whole of `adapter.bin`; what no part covers are zeros. What fp16 took is told.
+
+    Raises MalformedFile, OSError, and Unsupported for what fp16 cannot hold.
+    """
     target.resize(layout.weights_bytes)
+    rounding = Rounding()
     for part in layout.parts:
         for piece, row, numbers in _rows(part, reader):
-            offset = piece.offset + row * piece.shape[1] * numbers.itemsize
-            advance(target.put(numbers, offset))
+            values = stored(numbers, piece, part.pair.target)
+            rounding.add_stored(numbers, values)
+            offset = piece.offset + row * piece.shape[1] * values.itemsize
+            advance(target.put(values, offset))
+    return rounding
 
 
 def _rows(part: Part, reader: TensorReader) -> Iterator[tuple[Piece, int, Floats]]:

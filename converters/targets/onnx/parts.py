@@ -11,6 +11,10 @@ from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.linear import linear
 
+# The runtime's own name for RMSNormalization. On CUDA its optimizer takes such a norm of queries
+# and keys into the attention node, whose inputs for them the CPU's kernel refuses.
+FUSED_NORM = "SimplifiedLayerNormalization"
+
 
 class Stream:
     """The residual stream: `value`, and a `branch` that is not added to it yet."""
@@ -71,9 +75,11 @@ class Parts:
         stream.value, stream.branch = total, ""
         return normed
 
-    def norm(self, x: str, norm: Norm) -> str:
-        """Over the last axis."""
+    def norm(self, x: str, norm: Norm, *, of_head: bool = False) -> str:
+        """Over the last axis. `of_head`: of queries or keys, right before their attention."""
         operator = "LayerNormalization" if norm.is_centered else "RMSNormalization"
+        if of_head and self.layout.number == "float16" and not norm.is_centered:
+            operator = FUSED_NORM
         inputs = [x, self.vector(norm.weight), self.vector(norm.bias)]
         return self.graph.node(
             operator, inputs, label_of(norm), axis=-1, epsilon=self.model.epsilon

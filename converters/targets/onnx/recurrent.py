@@ -1,13 +1,16 @@
 """Mixers that carry a state from run to run instead of keys and values.
 
 The states are inputs `past_*` and outputs `present_*` of the graph, one row's after the other:
-`converters.artifact.RowState`. Every run goes on where the row's last one ended.
+`converters.artifact.RowState`. Every run goes on where the row's last one ended. States, and all
+that is between the products before and behind them, are fp32 in every graph: errors would add up
+over a row, and the CPU has these kernels in fp32 only.
 """
 
 from __future__ import annotations
 
 from converters.architectures.mixers import GatedDeltaNet, ShortConvolution
 from converters.architectures.model import ModelShape
+from converters.architectures.parts import Linear
 from converters.artifact import RowState
 from converters.targets.onnx.graph import MICROSOFT
 from converters.targets.onnx.parts import Parts
@@ -35,9 +38,8 @@ def _states(mixer: ShortConvolution | GatedDeltaNet) -> dict[str, Shape]:
 def _state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:
     """Names of the graph's input and output for a block's state."""
     whole: list[str | int] = ["B", *shape]
-    item = parts.graph.item
-    past = parts.graph.input(f"past_{name}.{index}", item, whole)
-    return past, parts.graph.output(f"present_{name}.{index}", item, whole)
+    past = parts.graph.input(f"past_{name}.{index}", "float32", whole)
+    return past, parts.graph.output(f"present_{name}.{index}", "float32", whole)
 
 
 def _convolved(
@@ -55,15 +57,20 @@ def _convolved(
     )[0]
 
 
+def _wide(parts: Parts, x: str, matrix: Linear) -> str:
+    """A product in fp32."""
+    return parts.graph.as_float32(parts.linear(x, matrix), f"{matrix.stem.rpartition('.')[2]}_wide")
+
+
 def short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution) -> str:
     """C · convolution(b · x), before the output projection."""
     graph = parts.graph
     names = [graph.scoped(f"conv_{part}") for part in "bcx"]
-    b, c, inner = graph.nodes(
-        "Split", [parts.linear(x, mixer.input)], names, axis=-1, num_outputs=3
-    )
+    wide = _wide(parts, x, mixer.input)
+    b, c, inner = graph.nodes("Split", [wide], names, axis=-1, num_outputs=3)
     product = graph.node("Mul", [b, inner], "conv_in")
-    return graph.node("Mul", [c, _convolved(parts, product, index, mixer)], "conv_out")
+    found = graph.node("Mul", [c, _convolved(parts, product, index, mixer)], "conv_out")
+    return graph.as_activations(found, "conv_out_half")
 
 
 def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> str:
@@ -90,20 +97,20 @@ def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> s
 def _inputs(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
     """[q; k; v] before it is convolved, and the gate."""
     if mixer.mixed and mixer.gate:
-        return parts.linear(x, mixer.mixed), parts.linear(x, mixer.gate)
+        return _wide(parts, x, mixer.mixed), _wide(parts, x, mixer.gate)
     assert mixer.fused is not None
     graph, values = parts.graph, mixer.rounds * mixer.size
     sizes = (mixer.size, mixer.size, values, values)
-    *qkv, gate = _cut_by_key_head(parts, parts.linear(x, mixer.fused), mixer, sizes, "delta_in")
+    *qkv, gate = _cut_by_key_head(parts, _wide(parts, x, mixer.fused), mixer, sizes, "delta_in")
     return graph.node("Concat", qkv, "delta_in.qkv", axis=-1), gate
 
 
 def _rates(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
     """(alpha, beta), [B, S, value_heads] each."""
     if mixer.alpha and mixer.beta:
-        return parts.linear(x, mixer.alpha), parts.linear(x, mixer.beta)
+        return _wide(parts, x, mixer.alpha), _wide(parts, x, mixer.beta)
     assert mixer.beta_alpha is not None
-    sizes, both = (mixer.rounds, mixer.rounds), parts.linear(x, mixer.beta_alpha)
+    sizes, both = (mixer.rounds, mixer.rounds), _wide(parts, x, mixer.beta_alpha)
     beta, alpha = _cut_by_key_head(parts, both, mixer, sizes, "delta_rates")
     return alpha, beta
 
@@ -142,7 +149,7 @@ def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
     cut = graph.integers(0, 0, mixer.key_heads, mixer.size)
     heads = graph.node("Reshape", [x, cut], f"{label}.heads")
     length = graph.node("ReduceL2", [heads, graph.integers(3)], f"{label}.length")
-    floor = graph.number(parts.model.epsilon)  # as ggml's L2 norm does
+    floor = graph.number(parts.model.epsilon, "float32")  # as ggml's L2 norm does
     divisor = graph.node("Max", [length, floor], f"{label}.divisor")
     unit = graph.node("Div", [heads, divisor], f"{label}.unit")
     if mixer.is_grouped and mixer.rounds > 1:
@@ -173,4 +180,5 @@ def _gated_norm(parts: Parts, attended: str, gate: str, mixer: GatedDeltaNet) ->
     joined = graph.integers(0, 0, mixer.value_heads * mixer.size)
     normed = graph.node("Reshape", [parts.norm(heads, mixer.norm), joined], "delta_normed")
     opened = graph.node("QuickGelu", [gate], "delta_gate", domain=MICROSOFT, alpha=1.0)
-    return graph.node("Mul", [normed, opened], "delta_out")
+    found = graph.node("Mul", [normed, opened], "delta_out")
+    return graph.as_activations(found, "delta_out_half")

@@ -15,6 +15,7 @@ from converters.parallel import RunInOrder
 from converters.targets.onnx.decoder import decoder_model, top_k
 from converters.targets.onnx.encoder import encoder_model, vector_size
 from converters.targets.onnx.layout import Layout
+from converters.targets.onnx.parts import FUSED_NORM
 from converters.targets.onnx.recurrent import row_states
 from converters.targets.onnx.weights import WeightsWriter
 from converters.tensor_reader import TensorReader
@@ -53,13 +54,22 @@ def graph_of(model: ModelShape, layout: Layout) -> onnx.ModelProto:
 
 def check_graph(graph: onnx.ModelProto) -> None:
     """As `onnx.checker`, for a graph whose weights lie in several folders. Raises when not valid."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(graph)
+    bare = _standard(graph)
     del bare.graph.initializer[:]
     for tensor in graph.graph.initializer:
         value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         bare.graph.input.append(value)
     onnx.checker.check_model(bare)
+
+
+def _standard(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the runtime's own name for a standard operator is the standard's."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    for node in copy.graph.node:
+        if node.op_type == FUSED_NORM:
+            node.op_type = "RMSNormalization"
+    return copy
 
 
 def check_places(graph: onnx.ModelProto, base: onnx.ModelProto) -> None:
@@ -89,4 +99,4 @@ def verify(layout: Layout, folder: pathlib.Path) -> None:
     weights_bytes = (folder / WEIGHTS_FILE).stat().st_size
     if weights_bytes != layout.weights_bytes:
         raise RuntimeError(f"{WEIGHTS_FILE} has {weights_bytes} bytes")
-    onnx.checker.check_model(str(folder / GRAPH_FILE))
+    check_graph(onnx.load(folder / GRAPH_FILE, load_external_data=False))

@@ -15,7 +15,7 @@ from converters.inspection import Inspection
 from daemon.errors import DaemonError, Invalid, NoSpace, NotYet
 from daemon.models import manifest as media
 from daemon.models.create import conversion_status, unconverted_status
-from daemon.models.create_adapter import convert_adapter, target_with
+from daemon.models.create_adapter import convert_adapter
 from daemon.models.create_request import CreateStatus
 from daemon.models.jobs import Conversions
 from daemon.models.manifest import Layer, Manifest, parse_digest
@@ -96,7 +96,6 @@ class _Pull:
             blobs = blobs_of(manifest)
             with self._store.pinned(manifest.digests):
                 target, artifact_bytes = await self._look_first(client, manifest)
-                target = target_with(target, list(manifest.layers))
                 obstacle = self._check_space(manifest, blobs, target, artifact_bytes)
                 await self._fetch_all(client, blobs)
                 await self._check_adapters(manifest, target)

@@ -148,8 +148,8 @@ def test_experts_are_refused_by_name(tmp_path: pathlib.Path):
 
 
 def test_another_target_is_refused_by_name():
-    with pytest.raises(Unsupported, match="onnx-cuda"):
-        plan_adapter(adapter(pair(QUERY, 256, 256)), header(), "onnx-cuda")
+    with pytest.raises(Unsupported, match="onnx-tpu"):
+        plan_adapter(adapter(pair(QUERY, 256, 256)), header(), "onnx-tpu")
 
 
 def test_vectors_on_mlx_are_refused_by_name():
