@@ -171,7 +171,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="loaded"):
     """`context_length` is the most one row can hold; `resident_bytes` what the worker measured.
 
-    `numbers` is the type that the engine computes in, where it chose one.
+    `numbers` is the type that the engine computes in, where it chose one; `steps` how a device
+    runs its decode steps, in words for people.
     """
 
     request_id: RequestId
@@ -182,6 +183,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     capabilities: tuple[str, ...] = ()
     device: str = "cpu"
     numbers: str = ""
+    steps: str = ""
 
 
 class Logprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,7 +14,8 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What this engine can do with this model. The text side refuses the rest by name.
 
     `numbers` is the type that it computes in ("float16"), where the engine chooses one.
-    `device_bytes`: what it may come to hold of a device's own memory, 0 on the CPU.
+    `device_bytes`: what it may come to hold of a device's own memory, 0 on the CPU. `steps`: how
+    a device runs its decode steps, in words for people.
     """
 
     context_length: int
@@ -28,6 +29,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     numbers: str = ""
     device_bytes: int = 0
+    steps: str = ""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from backends.onnx.device import Device
+from backends.onnx.device_steps import NO_CAPTURE, DeviceSteps, run_options
 from backends.onnx.planes import Plane
 from backends.onnx.rope import rotary_tables
 from backends.onnx.rows import KeyValueRows
@@ -63,10 +64,12 @@ class BoundGraph:
         most_rows: int,
         most_scores: int,
         device: Device | None = None,
+        may_capture: bool = False,
     ) -> None:
         """A run is over `most_rows` rows at most and scores `most_scores` positions at most.
 
         `device` is where the session runs and the rows lie; None is the CPU and its own memory.
+        `may_capture`: the session was opened for CUDA graphs.
         """
         if artifact.onnx is None:
             raise EngineError("load", "the artifact was not made for ONNX Runtime")
@@ -96,6 +99,20 @@ class BoundGraph:
             np.zeros((count, artifact.embedding_length), np.float32),
         )
         self.has_hidden = "hidden" in {value.name for value in session.get_outputs()}
+        self._options = run_options(NO_CAPTURE) if may_capture else None
+        self.steps: DeviceSteps | None = None
+        if device is not None and self._lines is not None:
+            self.steps = DeviceSteps(
+                session,
+                device,
+                most_rows=most_rows,
+                width=artifact.embedding_length,
+                top_k=top_k,
+                logits=self._lines,
+                has_hidden=self.has_hidden,
+                may_capture=may_capture,
+                bind_rows=self._bind_rows,
+            )
 
     def _check_inputs(self) -> None:
         views = (*self._rows.views(0, 1), *self._rows.states.views(0, 1))
@@ -118,16 +135,27 @@ class BoundGraph:
         head is skipped). B > 1 only with S = 1: the attention node knows no ragged chunks.
         """
         count = len(totals)
+        if self._device is not None and not wanted:
+            # CUDA's experts refuse to work on nothing, and one line of the head costs little there.
+            wanted = [embeddings.shape[1] - 1]
         self._lengths[:count] = totals
         self._lengths[:count] -= 1
         self._total[...] = max(totals)
         self._wanted[: len(wanted)] = wanted
         if self._rows.reserve(max(totals)):
             self._bindings.clear()  # they point to where the rows were
+            if self.steps is not None:
+                self.steps.forget()
+        is_decode = embeddings.shape[1] == 1 and list(wanted) == list(range(count))
+        if self.steps is not None and is_decode:
+            lengths = np.array(totals, np.int32)
+            found = self.steps.run(first_row, embeddings, lengths, self._rows.stride)
+            self._rows.states.commit(first_row, count)
+            return found
         if self._lines is not None:
             self._lines.forget()
         # What is bound from the host for a device is copied when it is bound, so never kept.
-        is_decode = self._device is None and embeddings.shape[1] == 1 and len(wanted) == count
+        is_decode = is_decode and self._device is None
         binding = self._binding(first_row, count, is_decode=is_decode)
         if is_decode:
             self._embeddings[:count] = embeddings
@@ -135,7 +163,7 @@ class BoundGraph:
             self._bind_small(binding, embeddings, count, len(wanted))
         if self._device is not None:
             binding.synchronize_inputs()
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._options)
         if self._device is not None:
             binding.synchronize_outputs()
         self._rows.states.commit(first_row, count)
@@ -154,7 +182,7 @@ class BoundGraph:
         _bind_output(binding, "topk_values", scores.values)
         _bind_output(binding, "topk_ids", scores.ids)
         _bind_output(binding, "lse", scores.lse)
-        if self.has_hidden:
+        if self.has_hidden and isinstance(scores.hidden, np.ndarray):
             _bind_output(binding, "hidden", scores.hidden)
 
     def _bind_logits(self, binding: ort.IOBinding, scores: Scores) -> None:
@@ -172,16 +200,7 @@ class BoundGraph:
             self._bindings.move_to_end(key)
             return self._bindings[key]
         binding = self._session.io_binding()
-        for name, table in self._tables.items():
-            binding.bind_ortvalue_input(name, table)
-        for view in self._rows.views(first_row, count):
-            place = (self._word, 0, self._key_value_dtype.type, list(view.shape), view.address)
-            binding.bind_input(view.past, *place)
-            binding.bind_output(view.present, *place)
-        for state in self._rows.states.views(first_row, count):
-            place = ("cpu", 0, np.float32, list(state.shape))
-            binding.bind_input(state.past, *place, state.past_address)
-            binding.bind_output(state.present, *place, state.present_address)
+        self._bind_rows(binding, first_row, count)
         if is_decode:
             self._bind_small(binding, self._embeddings[:count], count, count)
         self._bindings[key] = binding
@@ -189,8 +208,22 @@ class BoundGraph:
             self._bindings.popitem(last=False)
         return binding
 
+    def _bind_rows(self, binding: ort.IOBinding, first_row: int, count: int) -> None:
+        """Tables, keys and values, states."""
+        for name, table in self._tables.items():
+            binding.bind_ortvalue_input(name, table)
+        for view in self._rows.views(first_row, count):
+            place = (self._word, 0, self._key_value_dtype.type, list(view.shape), view.address)
+            binding.bind_input(view.past, *place)
+            binding.bind_output(view.present, *place)
+        for state in self._rows.states.views(first_row, count):
+            place = (self._word, 0, np.float32, list(state.shape))
+            binding.bind_input(state.past, *place, state.past_address)
+            binding.bind_output(state.present, *place, state.present_address)
+
     def close(self) -> None:
         self._bindings.clear()
+        self.steps = None
         del self._session
 
 

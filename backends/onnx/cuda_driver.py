@@ -150,6 +150,19 @@ class CudaDriver:
             )
             self._check("cuMemcpyDtoH", code)
 
+    def write(self, address: int, source: int, size: int) -> None:
+        """From the host's memory at `source` to the device, and waits for it.
+
+        NOTE: the call alone returns once pageable memory is staged, before it has arrived, and
+        the runtime's own stream does not wait for the one that it arrives on.
+        """
+        with _Current(self):
+            code = self._library.cuMemcpyHtoD_v2(
+                ctypes.c_uint64(address), ctypes.c_void_p(source), ctypes.c_size_t(size)
+            )
+            self._check("cuMemcpyHtoD", code)
+            self._check("cuCtxSynchronize", self._library.cuCtxSynchronize())
+
 
 class _Current:
     """The device's primary context, which runtimes share, made current for a few calls."""

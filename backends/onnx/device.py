@@ -53,6 +53,12 @@ class Device(Protocol):
 
     def read(self, address: int, into: NDArray[Any]) -> None: ...
 
+    def write(self, address: int, array: NDArray[Any]) -> None:
+        """When it returns the bytes are there, for every stream."""
+        ...
+
+    def zero(self, address: int, size: int) -> None: ...
+
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes."""
         ...
@@ -82,6 +88,12 @@ class HostDevice:
 
     def read(self, address: int, into: NDArray[Any]) -> None:
         ctypes.memmove(into.ctypes.data, address, into.nbytes)
+
+    def write(self, address: int, array: NDArray[Any]) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def zero(self, address: int, size: int) -> None:
+        ctypes.memset(address, 0, size)
 
     def memory(self) -> tuple[int, int]:
         free = available_memory_bytes()
@@ -138,6 +150,18 @@ class CudaDevice:
             self._driver.read(address, into.ctypes.data, into.nbytes)
         except DriverError as error:
             raise EngineError("device", f"reading from the GPU failed: {error}") from error
+
+    def write(self, address: int, array: NDArray[Any]) -> None:
+        try:
+            self._driver.write(address, array.ctypes.data, array.nbytes)
+        except DriverError as error:
+            raise EngineError("device", f"writing to the GPU failed: {error}") from error
+
+    def zero(self, address: int, size: int) -> None:
+        try:
+            self._driver.zero(address, size)
+        except DriverError as error:
+            raise EngineError("device", f"clearing the GPU's memory failed: {error}") from error
 
     def memory(self) -> tuple[int, int]:
         try:

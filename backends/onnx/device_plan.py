@@ -34,11 +34,16 @@ def plan_device(
     planes: int,
     rows: int,
     most_idle: int,
+    state_bytes: int = 0,
 ) -> DevicePlan:
-    """For rows of one fixed length, `row_bytes` in all planes. Raises EngineError("device")."""
+    """For rows of one fixed length, `row_bytes` in all planes, and `state_bytes` of a row's states.
+
+    Raises EngineError("device").
+    """
     room = free_bytes - weight_bytes - RESERVE_BYTES
     # While one plane grows it is there twice.
-    cost = row_bytes + -(-row_bytes // max(1, planes))
+    # States are read in one place and written in another.
+    cost = row_bytes + -(-row_bytes // max(1, planes)) + 2 * state_bytes
     fitting = max(0, room) // max(1, cost)
     if fitting < 1:
         needed = weight_bytes + RESERVE_BYTES + cost
@@ -50,6 +55,15 @@ def plan_device(
     active = max(1, min(rows, fitting - 1))
     spare = fitting - active - (active > 1)
     return DevicePlan(active=active, idle=max(0, min(most_idle, spare)))
+
+
+def check_room(free_bytes: int, *, weight_bytes: int) -> None:
+    """For a model that keeps nothing between runs. Raises EngineError("device")."""
+    needed = weight_bytes + RESERVE_BYTES
+    if free_bytes < needed:
+        raise EngineError(
+            "device", f"the GPU has {_gib(free_bytes)} free and the model needs {_gib(needed)}"
+        )
 
 
 def _gib(size: int) -> str:

@@ -7,6 +7,7 @@ by name. Never called from two threads.
 from __future__ import annotations
 
 import abc
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from backends.engine.contract import EngineCapabilities
 from backends.engine.vector_loop import VectorLoop
 from backends.onnx.binding import rotary_inputs
 from backends.onnx.embedding import EmbeddingTable
-from backends.types import EngineError
-from converters.artifact import Artifact
+from backends.types import EngineError, Load
+from converters.artifact import WEIGHTS_FILE, Artifact, OnnxGraph
 
 
 class SessionVectors(VectorLoop):
@@ -90,6 +91,34 @@ class OnnxEncoder(SessionVectors):
         (found,) = self._outputs(session, [output], {**inputs, **self._tables})
         vectors: NDArray[np.float32] = np.asarray(found, np.float32)
         return vectors if self._is_pooled else means(vectors, lengths)
+
+
+def make_encoder(
+    session: ort.InferenceSession,
+    load: Load,
+    folder: pathlib.Path,
+    artifact: Artifact,
+    onnx: OnnxGraph,
+    *,
+    device: str = "cpu",
+    device_bytes: int = 0,
+) -> OnnxEncoder:
+    """Its context is what the model was trained for, whatever rows are asked for."""
+    return OnnxEncoder(
+        session=session,
+        embedding=EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale),
+        artifact=artifact,
+        capabilities=EngineCapabilities(
+            context_length=artifact.context_length or load.context_length,
+            rows=1,
+            vocabulary=artifact.vocabulary,
+            generate=False,
+            embed=True,
+            adapters=True,
+            device=device,
+            device_bytes=device_bytes,
+        ),
+    )
 
 
 def means(hidden: NDArray[np.float32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:

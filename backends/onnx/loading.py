@@ -15,18 +15,16 @@ from backends.engine.prefix_files import PrefixFiles
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.adapter import load_adapter
 from backends.onnx.binding import BoundGraph, key_value_planes
-from backends.onnx.device import Device, open_device
-from backends.onnx.device_plan import DevicePlan, plan_device
-from backends.onnx.device_planes import DevicePlanes
+from backends.onnx.device import open_device
+from backends.onnx.device_loading import idle_rows, is_encoder, load_on_device
 from backends.onnx.embedding import EmbeddingTable
-from backends.onnx.encoder import OnnxEncoder
+from backends.onnx.encoder import make_encoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.fingerprint import runtime_fingerprint
 from backends.onnx.foreign_encoder import ForeignEncoder
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.saved_rows import SavedRows
-from backends.onnx.self_test import check_device
 from backends.onnx.session import open_session
 from backends.types import (
     EngineError,
@@ -56,27 +54,13 @@ def load_engine(load: Load) -> Engine:
     onnx = artifact.onnx
     if onnx is None or not (folder / WEIGHTS_FILE).is_file():
         raise EngineError("load", f"{folder.name}: not an artifact for ONNX Runtime")
-    is_encoder = bool(artifact.pooling) or not artifact.causal
-    return (_load_encoder if is_encoder else _load_decoder)(load, folder, artifact, onnx)
-
-
-def _load_encoder(
-    load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph
-) -> OnnxEncoder:
-    """Its context is what the model was trained for, whatever rows are asked for."""
-    return OnnxEncoder(
-        session=_open_session(load, folder, artifact),
-        embedding=EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale),
-        artifact=artifact,
-        capabilities=EngineCapabilities(
-            context_length=artifact.context_length or load.context_length,
-            rows=1,
-            vocabulary=artifact.vocabulary,
-            generate=False,
-            embed=True,
-            adapters=True,
-        ),
-    )
+    device = open_device(load.device)
+    if device is not None:
+        return load_on_device(load, folder, artifact, onnx, device)
+    if is_encoder(artifact):
+        session = _open_session(load, folder, artifact)
+        return make_encoder(session, load, folder, artifact, onnx)
+    return _load_decoder(load, folder, artifact, onnx)
 
 
 def _load_foreign(
@@ -101,9 +85,6 @@ def _load_foreign(
 def _load_decoder(
     load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph
 ) -> OnnxEngine:
-    device = open_device(load.device)
-    if device is not None:
-        return load_on_device(load, folder, artifact, onnx, device)
     rows, active = _make_rows(load, artifact, onnx)
     session = _open_session(load, folder, artifact)
     graph = BoundGraph(
@@ -153,74 +134,6 @@ def _saved_rows(load: Load, artifact: Artifact, rows: KeyValueRows, pace: Pace) 
     return SavedRows(rows, files, lambda: pace.seconds_per_id)
 
 
-def load_on_device(
-    load: Load, folder: pathlib.Path, artifact: Artifact, onnx: OnnxGraph, device: Device
-) -> OnnxEngine:
-    """Weights, KV cache and logits lie on the device; what it computes is checked against the CPU."""
-    if load.adapters:
-        raise EngineError("unsupported", f"adapters are not supported on {device.name} yet")
-    rows, plan = _device_rows(load, artifact, onnx, device)
-    session = open_session(
-        folder, artifact, threads=load.threads, precise=False, device=device.word
-    )
-    graph = BoundGraph(
-        session,
-        artifact,
-        rows,
-        most_rows=plan.active,
-        most_scores=max(plan.active, MOST_GUESSES + 1),
-        device=device,
-    )
-    embedding = EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale)
-    apart = check_device(graph, rows, embedding, artifact, folder, load.cache_folder)
-    logger.info("%s agrees with the CPU to %.2f %% of the logits' spread", device.name, 100 * apart)
-    weight_bytes = artifact.resident_bytes.get("cuda", artifact.file_bytes)
-    return OnnxEngine(
-        graph=graph,
-        embedding=embedding,
-        rows=rows,
-        cache=PrefixCache(rows, max_idle=plan.idle),
-        pace=Pace(),
-        capabilities=EngineCapabilities(
-            context_length=rows.capacity,
-            rows=plan.active,
-            vocabulary=artifact.vocabulary,
-            grammar=True,
-            embed=graph.has_hidden,
-            device=device.name,
-            device_bytes=weight_bytes + plan.rows * rows.capacity * rows.position_bytes,
-        ),
-    )
-
-
-def _device_rows(
-    load: Load, artifact: Artifact, onnx: OnnxGraph, device: Device
-) -> tuple[KeyValueRows, DevicePlan]:
-    """Rows of the wanted context, or the model's own; a device that has no room for one refuses."""
-    dtype, planes = np.dtype(onnx.key_value_dtype), key_value_planes(artifact)
-    capacity = min(load.context_length, artifact.context_length or load.context_length)
-    position_bytes = max(1, sum(plane.heads * plane.size for plane in planes) * dtype.itemsize)
-    plan = plan_device(
-        device.memory()[0],
-        weight_bytes=artifact.resident_bytes.get("cuda", artifact.file_bytes),
-        row_bytes=capacity * position_bytes,
-        planes=len(planes),
-        rows=load.rows,
-        most_idle=idle_rows(load.rows),
-    )
-    store = DevicePlanes(planes, device, rows=plan.rows, capacity=capacity, dtype=dtype)
-    rows = KeyValueRows(
-        planes,
-        rows=plan.rows,
-        capacity=capacity,
-        dtype=dtype,
-        budget_bytes=plan.rows * capacity * position_bytes,
-        states=onnx.states,
-        store=store,
-    )
-    return rows, plan
-
-
 def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.InferenceSession:
     adapter = load_adapter(load.adapters, artifact, folder)
     return open_session(
@@ -231,11 +144,6 @@ def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.I
 def plan_rows(ceiling: int, row_bytes: int, budget_bytes: int) -> int:
     """Requests that may run at once: as many half-full rows as the budget holds, at least one."""
     return max(1, min(ceiling, 2 * budget_bytes // row_bytes))
-
-
-def idle_rows(active: int) -> int:
-    """Places for rows kept of finished requests. They cost address space only, until used."""
-    return 2 * active + 6
 
 
 def _checked(load: Load, folder: pathlib.Path) -> Artifact:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backends.onnx.planes import HostPlanes, Plane, PlaneStore
-from backends.onnx.row_states import RowStates
+from backends.onnx.row_states import RowStates, StateStore
 from converters.artifact import RowState
 
 
@@ -87,10 +87,14 @@ class KeyValueRows:
         budget_bytes: int,
         states: Sequence[RowState] = (),
         store: PlaneStore | None = None,
+        state_store: StateStore | None = None,
     ) -> None:
-        """`store`: where keys and values lie, the machine's own memory if it is not given."""
+        """`store`: where keys and values lie, the machine's own memory if it is not given.
+
+        `state_store`: the same for `states`, which need not be given then.
+        """
         self.count = rows
-        self.states = RowStates(states, rows)
+        self.states: StateStore = state_store or RowStates(states, rows)
         self.capacity = capacity
         self._planes = tuple(planes)
         self._budget_bytes = budget_bytes
@@ -174,6 +178,11 @@ class KeyValueRows:
             if row.target >= 0:
                 held[row.target] = row.copied
         return self._store.grow(positions, held)
+
+    @property
+    def stride(self) -> int:
+        """Positions that a row can hold where it lies now."""
+        return self._store.stride
 
     def views(self, first: int, count: int) -> Iterator[PlaneView]:
         """Rows `first` to `first + count - 1` of every plane."""

@@ -55,21 +55,24 @@ class Scores(NamedTuple):
     values: NDArray[np.float32]
     ids: NDArray[np.int64]
     lse: NDArray[np.float32]
-    hidden: NDArray[np.float32]
+    hidden: Lines
 
     @property
     def vocabulary(self) -> int:
         return self.logits.shape[-1]
 
     def first(self, count: int) -> Scores:
-        logits = self.logits
         return Scores(
-            logits[:count] if isinstance(logits, np.ndarray) else logits,
+            _first(self.logits, count),
             self.values[:count],
             self.ids[:count],
             self.lse[:count],
-            self.hidden[:count],
+            _first(self.hidden, count),
         )
+
+
+def _first(lines: Lines, count: int) -> Lines:
+    return lines[:count] if isinstance(lines, np.ndarray) else lines
 
 
 def raw_logprobs(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from backends.onnx.adapter import LoadedAdapter
-from backends.onnx.cuda_trial import PROVIDER, preload
 from backends.types import EngineError
 from converters.artifact import GRAPH_FILE, Artifact
 
@@ -28,7 +25,7 @@ _CONFIG = {
     "session.prepack.enable_parallel": "1",
 }
 
-_Arrays = Mapping[str, NDArray[np.float32]]
+_Providers = Sequence[str | tuple[str, dict[str, str]]]
 
 
 def physical_cores() -> int:
@@ -66,48 +63,42 @@ def session_options(*, threads: int, force_fp32: bool) -> ort.SessionOptions:
 class _AdaptedSession(ort.InferenceSession):
     """Keeps the adapter's arrays mapped as long as the runtime may read them."""
 
-    def __init__(self, graph: bytes, options: ort.SessionOptions, arrays: _Arrays) -> None:
-        self._arrays = arrays
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-        options.add_external_initializers(list(arrays), values)
-        super().__init__(graph, options, providers=_PROVIDERS)
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        adapter: LoadedAdapter,
+        options: ort.SessionOptions,
+        providers: _Providers,
+    ) -> None:
+        self._arrays = adapter.arrays
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in adapter.arrays.values()]
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        options.add_external_initializers(list(adapter.arrays), values)
+        super().__init__(adapter.graph, options, providers=providers)
 
 
-def open_reference_session(folder: pathlib.Path) -> ort.InferenceSession:
+def opened(
+    folder: pathlib.Path,
+    adapter: LoadedAdapter | None,
+    options: ort.SessionOptions,
+    providers: _Providers,
+) -> ort.InferenceSession:
+    """On the artifact's graph, or on the adapter's over the artifact's weights."""
+    if adapter is not None:
+        return _AdaptedSession(folder, adapter, options, providers)
+    return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=providers)
+
+
+def open_reference_session(
+    folder: pathlib.Path, adapter: LoadedAdapter | None = None
+) -> ort.InferenceSession:
     """On the CPU, for a run or two: nothing is packed, so loading costs neither time nor memory."""
     options = session_options(threads=0, force_fp32=True)
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=_PROVIDERS)
+        return opened(folder, adapter, options, _PROVIDERS)
     except Exception as error:
         raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error
-
-
-def _open_on_cuda(folder: pathlib.Path) -> ort.InferenceSession:
-    """NOTE: the runtime takes the CPU where CUDA does not load, so what it took is looked at."""
-    preload()
-    options = session_options(threads=0, force_fp32=False)
-    # The hand-tuned product of fp16 with codes, for the matrices whose shape it can do.
-    options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
-    try:
-        session = ort.InferenceSession(
-            str(folder / GRAPH_FILE), options, providers=[(PROVIDER, cuda_options())]
-        )
-    except Exception as error:
-        raise EngineError("device", f"the GPU could not load the model: {error}") from error
-    if PROVIDER not in session.get_providers():
-        raise EngineError("device", "ONNX Runtime could not load its CUDA provider")
-    return session
-
-
-def cuda_options() -> dict[str, str]:
-    """Memory is taken as it is asked for, not doubled; fp32 sums stay fp32."""
-    return {
-        "device_id": "0",
-        "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": "0",
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }
 
 
 def open_session(
@@ -117,20 +108,11 @@ def open_session(
     threads: int,
     precise: bool,
     adapter: LoadedAdapter | None = None,
-    device: str = "cpu",
 ) -> ort.InferenceSession:
-    """A session on the artifact's graph, or on the adapter's over the artifact's weights.
-
-    Raises EngineError: "load", or "device" for what is the device's fault.
-    """
-    if device == "cuda":
-        return _open_on_cuda(folder)
+    """On the CPU. Raises EngineError("load")."""
     options = session_options(threads=threads, force_fp32=precise and not artifact.precise)
     try:
-        if adapter is None:
-            return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=_PROVIDERS)
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
-        return _AdaptedSession(adapter.graph, options, adapter.arrays)
+        return opened(folder, adapter, options, _PROVIDERS)
     except Exception as error:
         # The runtime raises several unrelated classes; whatever it is, this model did not load.
         raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error

@@ -290,6 +290,7 @@ class Requests:
                 capabilities=(*found, "rank") if self._ranks else tuple(found),
                 device=capabilities.device,
                 numbers=capabilities.numbers,
+                steps=capabilities.steps,
             )
         ]
 

@@ -52,10 +52,11 @@ def describe_loaded(resident: Resident) -> LoadedModel:
 
 
 def _reason(resident: Resident) -> str:
-    """With the type of numbers, where the engine chose one."""
-    numbers = resident.loaded.numbers if resident.loaded else ""
-    reason = resident.placement.reason
-    return f"{reason}, computing in {numbers}" if numbers else reason
+    """With the type of numbers, where the engine chose one, and how a device decodes."""
+    reason, loaded = resident.placement.reason, resident.loaded
+    if loaded and loaded.numbers:
+        reason += f", computing in {loaded.numbers}"
+    return f"{reason}; {loaded.steps}" if loaded and loaded.steps else reason
 
 
 def _seconds_left(hold: NameHold) -> float:

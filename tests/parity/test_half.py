@@ -162,6 +162,14 @@ def test_what_is_made_of_a_shape_goes_into_ranges_only(tmp_path: pathlib.Path):
     assert readers == {"Squeeze", "Neg", "Range"}
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen35", "gemma-embedding"])
+def test_nothing_in_it_needs_cudnn(tmp_path: pathlib.Path, architecture: str):
+    """These reductions do; the runtime loads that library for them alone, if it finds it."""
+    path = make_gguf(tmp_path / "model.gguf", architecture=architecture)
+    found = {node.op_type for node in nodes_of(converted_file(path, target="onnx-cuda"))}
+    assert not {"ReduceLogSumExp", "ReduceL2", "ReduceMax", "Conv"} & found
+
+
 # ---- models that give vectors ----
 
 
@@ -179,6 +187,14 @@ def test_its_vectors_point_where_the_exact_ones_do(tmp_path: pathlib.Path, archi
     for one, other in zip(found.astype(np.float64), expected.astype(np.float64), strict=True):
         assert np.abs(one - other).max() < max(0.02 * np.abs(other).max(), 5e-3)
         assert cosine(one, other) > 1 - 1e-4
+
+
+def test_attention_without_a_cache_gives_its_keys_and_values_all_the_same(tmp_path: pathlib.Path):
+    """CUDA's kernel refuses to leave them out."""
+    path = make_gguf(tmp_path / "model.gguf", architecture="bert", kv_heads=4)
+    nodes = nodes_of(converted_file(path, target="onnx-cuda"))
+    attending = [node for node in nodes if node.op_type == "GroupQueryAttention"]
+    assert attending and all(len(node.output) == 3 for node in attending)
 
 
 def test_a_batch_gives_what_each_text_gives_alone(tmp_path: pathlib.Path):

@@ -84,6 +84,8 @@ def attend(graph: GraphBuilder, inputs: list[str], cached: Cached, **options: fl
     outputs = [graph.scoped("attn")]
     if cached.present_key:
         outputs += [cached.present_key, cached.present_value]
+    elif graph.item == "float16":  # CUDA's kernel wants them, read or not
+        outputs += [graph.scoped("attn_key"), graph.scoped("attn_value")]
     return graph.nodes("GroupQueryAttention", inputs, outputs, domain=MICROSOFT, **options)[0]
 
 

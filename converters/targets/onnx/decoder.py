@@ -136,8 +136,20 @@ class _Decoder:
         graph.output("topk_ids", "int64", ["R", likeliest])
         top = ["topk_values", "topk_ids"]
         graph.nodes("TopK", [logits, graph.integers(likeliest)], top, axis=-1, largest=1, sorted=1)
-        lse = graph.output("lse", "float32", ["R"])
-        graph.nodes("ReduceLogSumExp", [logits, graph.integers(1)], [lse], keepdims=0)
+        self._log_sum_exp(logits, graph.output("lse", "float32", ["R"]))
+
+    def _log_sum_exp(self, logits: str, output: str) -> None:
+        """On a GPU in parts: the operator would need cuDNN, and nothing else here does."""
+        graph = self._graph
+        if graph.item == "float32":
+            graph.nodes("ReduceLogSumExp", [logits, graph.integers(1)], [output], keepdims=0)
+            return
+        bounds = [graph.integers(0), graph.integers(1), graph.integers(1)]
+        largest = graph.node("Slice", ["topk_values", *bounds], "largest")
+        powers = graph.node("Exp", [graph.node("Sub", [logits, largest], "below")], "powers")
+        summed = graph.node("ReduceSum", [powers, graph.integers(1)], "power_sum", keepdims=1)
+        wide = graph.node("Add", [largest, graph.node("Log", [summed], "power_log")], "lse_column")
+        graph.nodes("Squeeze", [wide, graph.integers(1)], [output])
 
     def _shaped_logits(self, logits: str) -> str:
         graph, cap = self._graph, self._model.logit_softcap

@@ -148,7 +148,7 @@ def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
     graph, label = parts.graph, f"delta_{label}"
     cut = graph.integers(0, 0, mixer.key_heads, mixer.size)
     heads = graph.node("Reshape", [x, cut], f"{label}.heads")
-    length = graph.node("ReduceL2", [heads, graph.integers(3)], f"{label}.length")
+    length = _length(parts, heads, label)
     floor = graph.number(parts.model.epsilon, "float32")  # as ggml's L2 norm does
     divisor = graph.node("Max", [length, floor], f"{label}.divisor")
     unit = graph.node("Div", [heads, divisor], f"{label}.unit")
@@ -162,6 +162,16 @@ def _unit(parts: Parts, x: str, label: str, mixer: GatedDeltaNet) -> str:
     if mixer.rounds == 1:
         return whole
     return graph.node("Concat", [whole] * mixer.rounds, f"{label}.repeated", axis=-1)
+
+
+def _length(parts: Parts, heads: str, label: str) -> str:
+    """Of each head. On a GPU in parts: the operator would need cuDNN, and nothing else here does."""
+    graph = parts.graph
+    if graph.item == "float32":
+        return graph.node("ReduceL2", [heads, graph.integers(3)], f"{label}.length")
+    squares = graph.node("Mul", [heads, heads], f"{label}.squares")
+    summed = graph.node("ReduceSum", [squares, graph.integers(3)], f"{label}.summed")
+    return graph.node("Sqrt", [summed], f"{label}.length")
 
 
 def _decay(parts: Parts, alpha: str, mixer: GatedDeltaNet) -> str:

@@ -74,6 +74,10 @@ class FakeLibrary:
             )
         return 0 if self.depth else 201
 
+    def cuMemcpyHtoD_v2(self, address: Any, source: Any, size: Any) -> int:
+        ctypes.memmove(address.value, source.value, size.value)
+        return self._code("cuMemcpyHtoD") if self.depth else 201
+
     def cuMemcpyDtoH_v2(self, target: Any, source: Any, size: Any) -> int:
         ctypes.memmove(target.value, source.value, size.value)
         return 0 if self.depth else 201

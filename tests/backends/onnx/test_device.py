@@ -6,11 +6,10 @@ from __future__ import annotations
 import ctypes
 import pathlib
 
-import msgspec
 import numpy as np
 import pytest
 
-from backends.onnx import backend, loading, self_test
+from backends.onnx import backend, self_test
 from backends.onnx.cuda_driver import CudaDriver
 from backends.onnx.device import Buffer, CudaDevice, HostDevice, open_device
 from backends.onnx.device_plan import GIB, RESERVE_BYTES, plan_device
@@ -21,13 +20,13 @@ from backends.onnx.rows import KeyValueRows
 from backends.onnx.scores import DeviceLines
 from backends.types import EngineError, Load, Sampled, Sampling
 from converters.artifact import read_artifact
+from tests.backends.onnx.device_rig import CONTEXT, on_device
 from tests.backends.onnx.engine_rig import GREEDY, ask, ids_of, run, usage_of
 from tests.backends.onnx.fake_driver import FakeLibrary
 from tests.models.random_gguf import make_gguf
 from tests.parity.converted import converted_file
 
 PROMPT = tuple(3 + (i * 11) % 600 for i in range(40))
-CONTEXT = 400
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +37,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def half(model: pathlib.Path) -> pathlib.Path:
     return converted_file(model, target="onnx-cuda")
-
-
-def on_device(folder: pathlib.Path, device=None, **fields) -> OnnxEngine:
-    load = Load(
-        request_id="l", backend="onnx", artifact=str(folder), device="cuda",
-        rows=4, context_length=CONTEXT, threads=1,
-    )  # fmt: skip
-    load = msgspec.structs.replace(load, **fields)
-    artifact = read_artifact(folder)
-    assert artifact.onnx is not None
-    return loading.load_on_device(load, folder, artifact, artifact.onnx, device or HostDevice())
 
 
 def requests(count: int, **fields) -> list:
