@@ -127,7 +127,13 @@ async def open_rooms(
     stack.push_async_callback(memory.close)
     residency = Residency(
         ResidencySettings.of(config),
-        ArtifactPlacer(conversions, choice.for_model, memory, avoid=choice.remember_failure),
+        ArtifactPlacer(
+            conversions,
+            choice.for_model,
+            memory,
+            avoid=choice.remember_failure,
+            gave_back=choice.gave_back,
+        ),
     )
     stack.push_async_callback(residency.close)
     transfers = Transfers(config, store, conversions, choice.target_for, version=daemon_version())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from backends.select import Choice, Machine, NoBackend, probe_machine, select_backend
 from converters.inspection import Inspection
+from daemon.avoidance import Avoidance
 from daemon.diagnosis import announced_backend
 from daemon.errors import LoadFailed
 from daemon.models.jobs import Conversions
@@ -33,28 +34,28 @@ class BackendChoice:
         conversions: Conversions,
         wanted: str,
         probe: Callable[[], Coroutine[None, None, Machine]] = probe_machine,
+        avoidance: Avoidance | None = None,
     ) -> None:
         self._conversions = conversions
         self._wanted = wanted
         self._machine = asyncio.create_task(_probed(probe))
-        self._failures: dict[tuple[str, str], str] = {}
+        self._avoidance = avoidance or Avoidance()
 
     async def for_model(self, model: ResolvedModel) -> Choice:
         """Raises LoadFailed with every reason when nothing here can run the model."""
         digest = model.require_weights().digest
         inspection = await self._conversions.inspect(digest)
-        failures = {
-            target: reason
-            for (source, target), reason in self._failures.items()
-            if source == digest
-        }
-        choice = await self._choose(inspection, failures)
+        choice = await self._choose(inspection, self._avoidance.reasons(digest))
         log.info("%s: %s", model.name.short, choice.reason)
         return choice
 
     def remember_failure(self, source: str, target: str, reason: str) -> None:
-        """A device could not hold these weights or computed wrong numbers: not tried again."""
-        self._failures[source, target] = reason
+        """A device could not hold these weights or computed wrong numbers: passed over a while."""
+        self._avoidance.remember(source, target, reason)
+
+    def gave_back(self, target: str) -> None:
+        """A worker that held memory of a device has ended."""
+        self._avoidance.gave_back(target)
 
     async def target_for(self, inspection: Inspection) -> str:
         """What to convert these weights to. Raises LoadFailed."""

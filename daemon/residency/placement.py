@@ -155,16 +155,19 @@ class ArtifactPlacer:
         choose: Callable[[ResolvedModel], Awaitable[Choice]],
         memory: Memory | None = None,
         avoid: Callable[[str, str, str], None] = lambda _source, _target, _reason: None,
+        gave_back: Callable[[str], None] = lambda _target: None,
     ) -> None:
         """`choose` raises DaemonError when nothing here can run the model.
 
         `memory` takes the artifacts that the disk has no room for; None: such a load fails.
-        `avoid` is told a source, a target and why `choose` must not give it again.
+        `avoid` is told a source, a target and why `choose` must not give it again for a while,
+        `gave_back` the target of a worker that is gone from a device with memory of its own.
         """
         self._conversions = conversions
         self._choose = choose
         self._memory = memory
         self._avoid = avoid
+        self._gave_back = gave_back
 
     def avoid(self, model: ResolvedModel, placement: Placement, reason: str) -> None:
         self._avoid(model.require_weights().digest, placement.target, reason)
@@ -210,6 +213,8 @@ class ArtifactPlacer:
         return await self._memory.make(placement) if self._memory else placement
 
     async def discard(self, placement: Placement) -> None:
+        if placement.device_bytes:
+            self._gave_back(placement.target)
         if self._memory is not None:
             await self._memory.discard(placement)
 

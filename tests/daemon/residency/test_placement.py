@@ -15,7 +15,7 @@ from converters.artifact import RopeTable
 from converters.inspection import Inspection
 from daemon.errors import LoadFailed, NotYet
 from daemon.models.resolved import BlobFile, ResolvedModel
-from daemon.residency.placement import ArtifactPlacer, placement_of
+from daemon.residency.placement import ArtifactPlacer, Placement, placement_of
 from tests.daemon.residency.shelf import model
 
 CHOICE = Choice(backend="scripted", target="scripted", device="cpu", reason="")
@@ -87,6 +87,16 @@ async def test_what_cannot_be_loaded_is_refused_before_any_conversion(tmp_path: 
     with pytest.raises(LoadFailed, match="no GGUF weights"):
         await placer.place(model("a"))
     assert conversions.asked == []
+
+
+@pytest.mark.parametrize(("size", "told"), [(0, []), (1 << 30, ["onnx-cuda"])])
+async def test_memory_of_a_device_that_came_back_is_told(size: int, told: list[str]):
+    """Who failed for want of it is tried again then."""
+    given_back: list[str] = []
+    placer = ArtifactPlacer(WritesOnDemand(pathlib.Path()), choose, gave_back=given_back.append)
+    placement = Placement(backend="onnx", artifact="/a", target="onnx-cuda", device_bytes=size)
+    await placer.discard(placement)
+    assert given_back == told
 
 
 def test_only_longrope_has_an_original_context_length():
