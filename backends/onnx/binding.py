@@ -98,6 +98,7 @@ class BoundGraph:
             np.zeros(count, np.float32),
             np.zeros((count, artifact.embedding_length), np.float32),
         )
+        self.most_rows = most_rows
         self.has_hidden = "hidden" in {value.name for value in session.get_outputs()}
         self._options = run_options(NO_CAPTURE) if may_capture else None
         self.steps: DeviceSteps | None = None

@@ -21,12 +21,15 @@ from backends.onnx.adapter import LoadedAdapter
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.encoder import OnnxEncoder
-from backends.onnx.rows import KeyValueRows
+from backends.onnx.rows import KeyValueRows, Row
 from backends.onnx.session import open_reference_session
 from backends.types import EngineError
 from converters.artifact import Artifact
 
-PREFILLED, DECODED = 6, 2
+# A row is prefilled, prefilled further and decoded; then it decodes beside a shorter one.
+PREFILLED, CHUNKED, SECOND = 6, 3, 4
+LINES = 5
+_LENGTH = PREFILLED + CHUNKED + 2
 # Padded beside each other, as texts of clients are.
 TEXT_LENGTHS = (9, 3)
 # fp16 sums differ by their order, some hundredths of the logits' spread; other numbers by all of it.
@@ -98,9 +101,9 @@ def check_device(
     reference: Reference,
 ) -> float:
     """How far apart the logits are, as a part of their spread. Raises EngineError("device")."""
-    expected = reference.numbers(lambda session: _on_cpu(session, artifact, embedding), 1 + DECODED)
+    expected = reference.numbers(lambda session: _on_cpu(session, artifact, embedding), LINES)
     found = logits_of(graph, rows, embedding, artifact.vocabulary)
-    return compare(found, expected)
+    return compare(found, expected[: len(found)])
 
 
 def compare(found: Numbers, expected: Numbers) -> float:
@@ -125,21 +128,38 @@ def _check_finite(found: Numbers, expected: Numbers) -> None:
 def logits_of(
     graph: BoundGraph, rows: KeyValueRows, embedding: EmbeddingTable, vocabulary: int
 ) -> Numbers:
-    """[1 + DECODED, vocabulary]: after a few ids prefilled together, then decoded one by one."""
-    ids = trial_ids(PREFILLED + DECODED, vocabulary)
-    row = rows.take(len(ids))
-    if row is None:
-        raise EngineError("device", "the device has no row for its self-test")
-    lines: list[Numbers] = []
+    """[LINES, vocabulary]; the last two, of rows that decode together, only where there are two."""
+    table = embedding.lookup(trial_ids(_LENGTH, vocabulary))
+    first, second = rows.take(_LENGTH), rows.take(SECOND + 1)
     try:
-        for begin, end in [(0, PREFILLED), *((n, n + 1) for n in range(PREFILLED, len(ids)))]:
-            chunk = np.ascontiguousarray(embedding.lookup(ids[begin:end])[None])
-            scores = graph.run(row.index, chunk, [end], [end - begin - 1])
-            row.advance(end - begin)
-            lines.append(np.array(scores.logits[0]))
+        if first is None:
+            raise EngineError("device", "the device has no row for its self-test")
+        lines = _alone(graph, first, table)
+        if second is not None and second.index == first.index + 1 and graph.most_rows > 1:
+            lines += _together(graph, first, second, table)
     finally:
-        rows.release(row)
+        for row in (first, second):
+            if row is not None:
+                rows.release(row)
     return np.stack(lines)
+
+
+def _alone(graph: BoundGraph, row: Row, table: Numbers) -> list[Numbers]:
+    lines: list[Numbers] = []
+    for count in (PREFILLED, CHUNKED, 1):
+        end = row.length + count
+        chunk = np.ascontiguousarray(table[None, row.length : end])
+        lines.append(np.array(graph.run(row.index, chunk, [end], [count - 1]).logits[0]))
+        row.advance(count)
+    return lines
+
+
+def _together(graph: BoundGraph, first: Row, second: Row, table: Numbers) -> list[Numbers]:
+    graph.run(second.index, np.ascontiguousarray(table[None, :SECOND]), [SECOND], [])
+    second.advance(SECOND)
+    both = np.ascontiguousarray(table[[first.length, SECOND]][:, None])
+    scores = graph.run(first.index, both, [first.length + 1, SECOND + 1], [0, 1])
+    return [np.array(scores.logits[place]) for place in (0, 1)]
 
 
 def trial_ids(count: int, vocabulary: int) -> list[int]:
@@ -152,13 +172,13 @@ def _on_cpu(
     assert artifact.onnx is not None
     rows = KeyValueRows(
         key_value_planes(artifact),
-        rows=1,
-        capacity=PREFILLED + DECODED,
+        rows=2,
+        capacity=_LENGTH,
         dtype=np.dtype(artifact.onnx.key_value_dtype),
         budget_bytes=1 << 40,
         states=artifact.onnx.states,
     )
-    graph = BoundGraph(session, artifact, rows, most_rows=1, most_scores=1)
+    graph = BoundGraph(session, artifact, rows, most_rows=2, most_scores=2)
     try:
         return logits_of(graph, rows, embedding, artifact.vocabulary)
     finally:

@@ -73,8 +73,13 @@ def _load(order: LoadOrder) -> Load:
 
 
 def explained(error: DaemonError, order: LoadOrder) -> LoadFailed:
-    """Which model, why, and what it needs beside what there is."""
-    if isinstance(error, DeviceFailed):
+    """Which model, why, and what it needs beside what there is.
+
+    A worker that dies as it loads onto a device with memory of its own is that device's fault: its
+    driver and libraries are in the same process.
+    """
+    is_lost = isinstance(error, WorkerDied) and order.placement.device_bytes > 0
+    if isinstance(error, DeviceFailed) or is_lost:
         return DeviceFailed(f"model '{order.name}' could not be loaded: {error.message}")
     needed = order.placement.needed_bytes(order.row_length)
     return LoadFailed(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backends.onnx import backend, self_test
+from backends.onnx.binding import BoundGraph
 from backends.onnx.cuda_driver import CudaDriver
 from backends.onnx.device import Buffer, CudaDevice, HostDevice, open_device
 from backends.onnx.device_plan import GIB, RESERVE_BYTES, plan_device
@@ -254,7 +255,7 @@ def test_a_device_that_computes_something_else_is_refused(
     on_device(half, cache_folder=str(tmp_path))
     (kept,) = tmp_path.rglob("self_test.npy")
     logits = np.load(kept)
-    assert logits.shape == (3, read_artifact(half).vocabulary)
+    assert logits.shape == (self_test.LINES, read_artifact(half).vocabulary)
     np.save(kept, -logits)
     with pytest.raises(EngineError) as caught:
         on_device(half, cache_folder=str(tmp_path))
@@ -262,6 +263,27 @@ def test_a_device_that_computes_something_else_is_refused(
     kept.write_bytes(b"not an array")
     on_device(half, cache_folder=str(tmp_path))
     assert np.array_equal(np.load(kept), logits)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_that_decode_together_are_tried_too(
+    half: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rows: int
+):
+    """A device that mixes them up is refused, unless it has room for one row only."""
+    on_device(half, cache_folder=str(tmp_path), rows=rows)
+    whole = BoundGraph.run
+
+    def mixed_up(self: BoundGraph, first: int, embeddings, totals, wanted):
+        if len(totals) > 1:
+            embeddings = np.ascontiguousarray(embeddings[::-1])
+        return whole(self, first, embeddings, totals, wanted)
+
+    monkeypatch.setattr(BoundGraph, "run", mixed_up)
+    if rows == 1:
+        on_device(half, cache_folder=str(tmp_path), rows=rows)
+        return
+    with pytest.raises(EngineError, match="differs from the CPU"):
+        on_device(half, cache_folder=str(tmp_path), rows=rows)
 
 
 def test_the_self_test_sees_what_it_must():

@@ -170,6 +170,18 @@ async def test_a_device_at_fault_is_avoided_and_the_request_served(
     assert "no such weights; another device is taken" in caplog.text
 
 
+async def test_a_worker_that_dies_on_a_device_is_that_devices_fault(make: Make):
+    """A broken driver may take the process down; another device may still do."""
+    shelf = Shelf(a="/a/die")
+    shelf.device_bytes = 100_000
+    residency = make(shelf)
+    async with await residency.acquire(model("a")) as lease:
+        assert await text_of(lease, "count 2") == "0 1 "
+        assert lease.resident.placement.device == "cpu"
+    ((_, device, reason),) = shelf.avoided
+    assert device == "cuda" and "exit status 3" in reason
+
+
 async def test_all_who_wait_move_to_the_other_device(make: Make):
     shelf = Shelf(a="/a/device")
     shelf.device_bytes = 100_000
