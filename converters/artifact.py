@@ -90,6 +90,11 @@ class RopeTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     long_magnitude: float = 1.0
     original_context_length: int = 0
 
+    def is_long(self, context_length: int) -> bool:
+        """Whether a worker of this context length must use the long factors."""
+        has_long = bool(self.long_inverse_frequencies)
+        return has_long and context_length > self.original_context_length
+
 
 class CodedTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A matrix in `weights.bin`, [rows, columns], for looking rows up outside the graph.

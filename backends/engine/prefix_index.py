@@ -34,13 +34,14 @@ class Match(NamedTuple, Generic[K]):
 
 
 class _Node(Generic[K]):
-    """`keys` are of all sequences that lead through here."""
+    """`keys` are of all sequences that lead through here, `ends` of those that lead no further."""
 
-    __slots__ = ("children", "keys")
+    __slots__ = ("children", "ends", "keys")
 
     def __init__(self) -> None:
         self.children: dict[tuple[int, ...], _Node[K]] = {}
         self.keys: set[K] = set()
+        self.ends: set[K] = set()
 
 
 class PrefixIndex(Generic[K]):
@@ -62,6 +63,7 @@ class PrefixIndex(Generic[K]):
         for block in _blocks(ids):
             node = node.children.setdefault(block, _Node())
             node.keys.add(key)
+        node.ends.add(key)
         if prefix.system_length > 0:
             self._by_system.setdefault(prefix.system_ids, set()).add(key)
 
@@ -88,7 +90,10 @@ class PrefixIndex(Generic[K]):
         return self._known[key]
 
     def matches(self, wanted: Prefix) -> list[Match[K]]:
-        """The sequences that share most with `wanted`, longest first; none that share nothing."""
+        """The sequences that share most with `wanted`, and those that it goes on from; longest first.
+
+        None that share nothing. What cannot be cut is of use only where all of it is shared.
+        """
         found = {match.key: match for match in self._of_system(wanted)}
         found |= {match.key: match for match in self._of_scope(wanted)}
         return sorted((m for m in found.values() if m.shared > 0), key=lambda match: -match.shared)
@@ -103,17 +108,24 @@ class PrefixIndex(Generic[K]):
         node = self._roots.get(wanted.scope)
         if node is None:
             return []
-        depth = 0
+        depth, found = 0, list[Match[K]]()
         for block in _blocks(wanted.ids):
             child = node.children.get(block)
             if child is None:
                 break
+            found += self._ended(node, depth, wanted)
             node, depth = child, depth + BLOCK
         tail = wanted.ids[depth : depth + BLOCK]
-        return [
+        return found + [
             Match(key, depth + common_length(self._known[key].ids[depth : depth + BLOCK], tail))
             for key in node.keys
         ]
+
+    def _ended(self, node: _Node[K], depth: int, wanted: Prefix) -> list[Match[K]]:
+        """The sequences that end in the block at `depth`, and that `wanted` begins with."""
+        tail = tuple(wanted.ids[depth : depth + BLOCK])
+        ends = [(key, self._known[key].ids[depth:]) for key in node.ends]
+        return [Match(key, depth + len(end)) for key, end in ends if tail[: len(end)] == end]
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
@@ -131,9 +143,11 @@ def _blocks(ids: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _forget(node: _Node[K], key: K, ids: Sequence[int]) -> None:
     node.keys.discard(key)
+    node.ends.discard(key)
     for block in _blocks(ids):
         child = node.children[block]
         child.keys.discard(key)
+        child.ends.discard(key)
         if not child.keys:
             del node.children[block]
             return

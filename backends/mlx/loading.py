@@ -145,7 +145,7 @@ def _rotated(config: Config, load: Load, artifact: Artifact) -> Config:
     if table is None or not table.long_inverse_frequencies:
         return config
     wanted = min(load.context_length, artifact.context_length or load.context_length)
-    if wanted > table.original_context_length:
+    if table.is_long(wanted):
         return config
     scaling = config["rope_scaling"]
     return {**config, "rope_scaling": {**scaling, "long_factor": scaling["short_factor"]}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnxruntime as ort
 from backends.engine.contract import Engine, EngineCapabilities
 from backends.engine.machine_memory import available_memory_bytes
 from backends.engine.pace import Pace
-from backends.engine.prefix_files import PrefixFiles
+from backends.engine.saved_prefixes import open_files
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.adapter import load_adapter
 from backends.onnx.binding import BoundGraph, key_value_planes
@@ -20,12 +19,11 @@ from backends.onnx.device_loading import idle_rows, is_encoder, load_on_device
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.encoder import make_encoder
 from backends.onnx.engine import OnnxEngine
-from backends.onnx.fingerprint import runtime_fingerprint
 from backends.onnx.foreign_encoder import ForeignEncoder
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
-from backends.onnx.saved_rows import SavedRows
-from backends.onnx.session import open_session
+from backends.onnx.saved_rows import SavedRows, form_of_rows
+from backends.onnx.session import open_session, physical_cores
 from backends.types import (
     EngineError,
     Load,
@@ -38,8 +36,6 @@ from converters.artifact import (
     OnnxGraph,
     read_artifact,
 )
-
-logger = logging.getLogger(__name__)
 
 # Fewer positions than this are no context that anything can be answered in.
 MIN_CONTEXT = 16
@@ -116,22 +112,18 @@ def _load_decoder(
 
 
 def _saved_rows(load: Load, artifact: Artifact, rows: KeyValueRows, pace: Pace) -> SavedRows | None:
-    """None unless asked for; a disk that does not play along costs the cache, not the model."""
-    if not (load.prefix_cache_bytes and load.cache_folder) or rows.states:
+    """None unless asked for."""
+    if rows.states:
         return None
-    root = pathlib.Path(load.cache_folder)
-    folder = root / artifact.source / runtime_fingerprint(load, artifact) / "prefixes"
-    try:
-        files = PrefixFiles(
-            root,
-            folder,
-            quota_bytes=load.prefix_cache_bytes,
-            position_bytes=rows.position_bytes,
-        )
-    except OSError as error:
-        logger.warning("the prefix cache on disk cannot be used: %s", error)
-        return None
-    return SavedRows(rows, files, lambda: pace.seconds_per_id)
+    form = form_of_rows(rows)
+    files = open_files(
+        load,
+        artifact,
+        context_length=rows.capacity,
+        runtime=(ort.__version__, load.precise, load.threads or physical_cores()),
+        knows=lambda one: one == form,
+    )
+    return None if files is None else SavedRows(rows, files, lambda: pace.seconds_per_id)
 
 
 def _open_session(load: Load, folder: pathlib.Path, artifact: Artifact) -> ort.InferenceSession:

@@ -66,17 +66,21 @@ class PrefixCache:
             return
         self._rows.park(row)
         prefix = _prefix(request, ids[: row.length])
-        for match in self._index.matches(prefix):
-            if match.key in self._idle and match.shared == len(
-                self._index.prefix_of(match.key).ids
-            ):
-                self.drop(match.key)  # the new one says all that it said
+        if not self._rows.states:  # those can be gone on from at their end only
+            self._drop_prefixes_of(prefix)
         self._index.put(row, prefix)
         self._idle[row] = self._clock()
         if self._saved is not None:
-            self._saved.note(row, prefix)
+            self._saved.note(row, prefix, row.exact_length)
         if len(self._idle) > self._max_idle:
             self.drop(next(iter(self._idle)))
+
+    def _drop_prefixes_of(self, prefix: Prefix) -> None:
+        """Idle rows that say nothing that a new one does not."""
+        for match in self._index.matches(prefix):
+            is_whole = match.shared == len(self._index.prefix_of(match.key).ids)
+            if match.key in self._idle and is_whole:
+                self.drop(match.key)
 
     def drop(self, row: Row) -> None:
         """Gives the row back, whatever it was."""
@@ -146,7 +150,8 @@ class PrefixCache:
         if self._saved is None:
             return None
         prefix, most = _prefix(request, request.prompt_ids), len(request.prompt_ids) - 2
-        found = self._saved.find(prefix, most=most, held=held, exact=exact)
+        is_quiet = self._rows.is_quiet
+        found = self._saved.find(prefix, most=most, held=held, exact=exact, is_quiet=is_quiet)
         row = self._take(positions, None) if found else None
         if found is None or row is None:
             return None

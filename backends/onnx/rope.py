@@ -8,17 +8,12 @@ from numpy.typing import NDArray
 from converters.artifact import RopeTable
 
 
-def is_long(table: RopeTable, context_length: int) -> bool:
-    """Whether a worker of this context length must use the long factors (longrope)."""
-    return bool(table.long_inverse_frequencies) and context_length > table.original_context_length
-
-
 def rotary_tables(
     table: RopeTable, positions: int, context_length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosines and sines, each float32 [positions, len(inverse_frequencies)]."""
     frequencies, magnitude = table.inverse_frequencies, table.magnitude
-    if is_long(table, context_length):
+    if table.is_long(context_length):
         frequencies, magnitude = table.long_inverse_frequencies, table.long_magnitude
     angles = np.outer(np.arange(positions, dtype=np.float64), np.array(frequencies, np.float64))
     return (

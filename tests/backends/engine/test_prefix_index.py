@@ -82,3 +82,12 @@ def test_as_a_search_through_all(seed: int):
     for key in list(known):
         index.remove(key)
     assert index._roots == {}
+
+
+def test_whole_shorter_ones_are_found_beside_one_that_shares_more():
+    ids = list(range(300))
+    index = index_of(long=[*ids, 7], system=ids[:70], first=ids[:20], other=[*ids[:64], 9])
+    found = [Match("long", 250), Match("system", 70), Match("first", 20)]
+    assert index.matches(Prefix(ids[:250])) == found
+    index.remove("system")
+    assert index.matches(Prefix(ids[:250])) == [found[0], found[2]]

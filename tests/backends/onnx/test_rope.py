@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from backends.onnx.rope import is_long, rotary_tables
+from backends.onnx.rope import rotary_tables
 from converters.artifact import RopeTable
 
 
@@ -21,7 +21,7 @@ def test_long_factors_only_beyond_the_original_context():
         inverse_frequencies=(1.0,), magnitude=1.0, long_inverse_frequencies=(0.5,),
         long_magnitude=2.0, original_context_length=100,
     )  # fmt: skip
-    assert [is_long(table, n) for n in (100, 101)] == [False, True]
+    assert [table.is_long(n) for n in (100, 101)] == [False, True]
     _, short = rotary_tables(table, 3, 100)
     _, long = rotary_tables(table, 3, 101)
     assert short[2, 0] == np.float32(math.sin(2.0))

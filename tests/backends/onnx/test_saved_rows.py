@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from backends.engine import prefix_files
-from backends.onnx import saved_rows
+from backends.engine import prefix_files, saved_prefixes
 from backends.onnx.engine import OnnxEngine
 from tests.backends.onnx.engine_rig import (
     EXACT,
@@ -73,7 +72,7 @@ def test_nobody_who_decodes_waits_for_a_long_read(
     answer(first, ask("a", text(1, 150), 5))
     rest(first)
     first.close()
-    monkeypatch.setattr(saved_rows, "UNNOTICED_SECONDS", 0.0)
+    monkeypatch.setattr(saved_prefixes, "UNNOTICED_SECONDS", 0.0)
     busy = saving(artifact, tmp_path)
     busy.add(ask("talking", text(2, 20), 200))
     step_until_sampled(busy, "talking")

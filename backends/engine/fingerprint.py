@@ -6,23 +6,26 @@ import hashlib
 import json
 import pathlib
 import platform
+from collections.abc import Sequence
 
-import onnxruntime as ort
-
-from backends.onnx.session import physical_cores
 from backends.types import Load
 from converters.artifact import Artifact
 
 _CPU = pathlib.Path("/proc/cpuinfo")
 
 
-def runtime_fingerprint(load: Load, artifact: Artifact) -> str:
-    """32 hex digits over artifact, adapters, runtime and processor."""
+def runtime_fingerprint(
+    load: Load, artifact: Artifact, context_length: int, runtime: Sequence[object]
+) -> str:
+    """32 hex digits over artifact, adapters, rotations of that context, runtime and processor."""
     # An adapter's folder is named by its own digest and that of what it was made over.
     adapters = ["/".join(pathlib.Path(path).parts[-2:]) for path in load.adapters]
+    rotations = [
+        (name, table.is_long(context_length)) for name, table in sorted(artifact.rope.items())
+    ]
     facts = [
         artifact.source, artifact.variant, artifact.format, artifact.converter, adapters,
-        ort.__version__, load.device, load.precise, load.threads or physical_cores(),
+        rotations, load.backend, load.device, list(runtime),
         platform.system(), platform.machine(), _cpu_name(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
