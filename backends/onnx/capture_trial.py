@@ -96,7 +96,7 @@ def _tried(steps: DeviceSteps, decode: _Decoder) -> str:
     steps.is_capturing = True
     captured = decode.run()
     if not steps.is_capturing:
-        return _off(steps, "the runtime failed to")
+        return _off(steps, steps.problem)
     apart = _apart(captured.logits, plain.logits)
     if not apart < SAME:
         return _off(steps, f"the numbers differ by {apart:.0%} of their spread")

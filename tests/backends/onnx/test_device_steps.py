@@ -3,6 +3,7 @@ provider passes over. So ids and numbers are those of steps that were never reco
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import pathlib
 from collections.abc import Iterator
@@ -42,10 +43,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 class Tape:
-    """The session of an engine, which notes the ids of recordings; `breaks` makes them fail."""
+    """The session of an engine, which notes the ids of recordings; `breaks` makes them fail, and
+    `lies` makes them say nothing."""
 
     def __init__(self, steps: DeviceSteps) -> None:
         self._inner: Any = steps._session
+        self._said = steps._said._buffer
+        self.lies = False
         steps._session = self  # type: ignore[assignment]
         self.ids: list[int] = []
         self.released: list[int] = []
@@ -60,6 +64,8 @@ class Tape:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.ids.append(identity)
         self._inner.run_with_iobinding(binding, options)
+        if identity >= 0 and self.lies:
+            ctypes.memset(self._said.address, 0, self._said.size)
 
     def release_captured_graph(self, identity: int) -> None:
         self.released.append(identity)
@@ -133,6 +139,18 @@ def test_a_recording_that_fails_costs_no_answer(
     assert answers(engine, 1) == answers(on_device(llama), 1)
     assert not steps.is_capturing and steps.captures == 0
     assert caplog.text.count("capturing failed") == 1
+
+
+def test_a_recording_that_says_something_else_costs_no_answer(
+    half: pathlib.Path, caplog: pytest.LogCaptureFixture
+):
+    """Each is compared with the step itself when it is made, whatever the trial found."""
+    engine = on_device(half)
+    steps, tape = taped(engine)
+    tape.lies = True
+    assert answers(engine, 2) == answers(on_device(half), 2)
+    assert not steps.is_capturing and "something else" in steps.problem
+    assert caplog.text.count("not captured any more") == 1
 
 
 def test_a_chunk_is_scored_at_one_place_at_least(
@@ -230,7 +248,10 @@ def test_a_trial_that_fails_says_so_and_leaves_the_engine_working(
     tape.breaks = True
     graph, *rest = parts(engine)
     words = try_capture(graph, *rest, folder=tmp_path)
-    assert words == "decode steps not captured (the runtime failed to)"
+    assert words == (
+        "decode steps not captured (capturing failed: operation not permitted when stream is "
+        "capturing)"
+    )
     assert answers(engine, 2) == answers(on_device(llama), 2)
 
 
