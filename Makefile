@@ -3,7 +3,9 @@ PYTHON ?= python3
 EXTRA  ?= cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
-UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --build-constraints constraints.txt
+# Compiled once here: a confined converter may read code, but not store what it has compiled.
+UV     := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --build-constraints constraints.txt
+COMPILE := $(BIN)/python -m compileall -q daemon backends converters
 SERVE  := $(VENV)/.installed-$(EXTRA)
 DEV    := $(VENV)/.installed-dev
 
@@ -67,10 +69,12 @@ $(BIN)/uv: constraints.txt | $(BIN)/python
 
 $(SERVE): pyproject.toml constraints.txt $(BIN)/uv
 	$(UV) --editable '.[$(EXTRA)]'
+	$(COMPILE)
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(BIN)/uv
 	$(UV) --editable '.[cpu,dev]'
+	$(COMPILE)
 	@touch $@ $(SERVE)
 
 # Versions and hashes of everything, without a word on where they came from.

@@ -37,8 +37,8 @@ from converters.staging import check_space, publish, staged, sync_files
 from converters.targets.mlx import write as mlx_target
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.native import is_native
-from converters.targets.onnx import write as onnx_target
 from converters.targets.onnx.layout import Layout as OnnxLayout
+from converters.targets.onnx.weights import write_weights
 from converters.tensor_reader import TensorReader
 from converters.tokenizer import TokenizerFiles, build_tokenizer
 
@@ -128,7 +128,11 @@ def _write_target(
     model, layout, reader = job.plan.model, job.plan.layout, job.reader
     if isinstance(layout, MlxLayout):
         return mlx_target.write(model, layout, rope, reader, staging, run, advance)
-    return onnx_target.write(model, layout, reader, staging, run, advance)
+    # Imported only where a graph is written: onnx takes as long as a small model.
+    from converters.targets.onnx.write import write_graph
+
+    write_graph(model, layout, staging)
+    return write_weights(layout, reader, staging, run, advance)
 
 
 def _describe(
@@ -179,13 +183,15 @@ def _resident_bytes(planned: Plan) -> dict[str, int]:
 def _onnx_graph(planned: Plan) -> OnnxGraph | None:
     if not isinstance(planned.layout, OnnxLayout):
         return None
+    from converters.targets.onnx.write import row_states, top_k, vector_size
+
     return OnnxGraph(
         embedding=planned.layout.embedding,
-        top_k=onnx_target.top_k(planned.model),
+        top_k=top_k(planned.model),
         embedding_scale=planned.model.embedding_scale,
         key_value_dtype=planned.layout.number,
-        states=onnx_target.row_states(planned.model),
-        vector_size=onnx_target.vector_size(planned.model) if planned.model.encoder else 0,
+        states=row_states(planned.model),
+        vector_size=vector_size(planned.model) if planned.model.encoder else 0,
     )
 
 
@@ -209,4 +215,6 @@ def _verify(planned: Plan, artifact_bytes: int, staging: pathlib.Path) -> None:
     if isinstance(planned.layout, MlxLayout):
         mlx_target.verify(planned.layout, staging)
     else:
-        onnx_target.verify(planned.layout, staging)
+        from converters.targets.onnx.write import verify
+
+        verify(planned.layout, staging)

@@ -45,14 +45,19 @@ def byte_level_bpe_json(
 
 def _usable_merges(vocabulary: Vocabulary, listed: list[str]) -> list[tuple[str, str]]:
     """The first space that is not the first character parts the two; of repeats the first counts."""
-    ids = vocabulary.ids
-    pairs: dict[tuple[str, str], None] = {}
-    for merge in listed:
-        cut = merge.find(" ", 1)
-        pair = (merge[:cut], merge[cut + 1 :])
-        if cut > 0 and pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids:
-            pairs.setdefault(pair)
-    return list(pairs)
+    ids, pairs = vocabulary.ids, []
+    for merge in dict.fromkeys(listed):
+        left, space, right = merge.partition(" ")
+        if not left:
+            left, space, right = _cut_later(merge)
+        if space and left in ids and right in ids and left + right in ids:
+            pairs.append((left, right))
+    return pairs
+
+
+def _cut_later(merge: str) -> tuple[str, str, str]:
+    left, space, right = merge[1:].partition(" ")
+    return merge[:1] + left, space, right
 
 
 def _cuts(patterns: tuple[str, ...]) -> Json:

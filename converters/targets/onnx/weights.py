@@ -6,17 +6,18 @@ difference of two GGML numbers needs more than fp32 has, a rounding appears, and
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.artifact import Exactness, TensorRecord
+from converters.artifact import WEIGHTS_FILE, Exactness, TensorRecord
 from converters.blocks import BLOCK_TYPES, Repacked
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
-from converters.output_file import OutputFile
+from converters.output_file import OutputFile, new_file
 from converters.parallel import RunInOrder
 from converters.targets.onnx import expert_weights
 from converters.targets.onnx.expert_weights import ZeroPointed
@@ -31,6 +32,19 @@ SLICE_ELEMENTS = 1 << 22
 
 Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.uint8]
+
+
+def write_weights(
+    layout: Layout,
+    reader: TensorReader,
+    folder: pathlib.Path,
+    run: RunInOrder,
+    advance: Callable[[int], None],
+) -> list[TensorRecord]:
+    """The file of weights; gives what became of each tensor, once each."""
+    with new_file(folder / WEIGHTS_FILE) as target:
+        records = WeightsWriter(reader, target).write(layout, run, advance)
+    return list({record.name: record for record in records}.values())
 
 
 class Slice(NamedTuple):

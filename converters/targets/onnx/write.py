@@ -1,24 +1,19 @@
-"""Writes `model.onnx` and `weights.bin` as planned, and reads them back. Decides nothing."""
+"""Writes `model.onnx` as planned, and reads it back. Decides nothing."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
 
 import onnx
 
 from converters.architectures.model import ModelShape
-from converters.artifact import GRAPH_FILE, WEIGHTS_FILE, TensorRecord
+from converters.artifact import GRAPH_FILE, WEIGHTS_FILE
 from converters.errors import Unsupported
-from converters.output_file import new_file
-from converters.parallel import RunInOrder
 from converters.targets.onnx.decoder import decoder_model, top_k
 from converters.targets.onnx.encoder import encoder_model, vector_size
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.parts import FUSED_NORM
 from converters.targets.onnx.recurrent import row_states
-from converters.targets.onnx.weights import WeightsWriter
-from converters.tensor_reader import TensorReader
 
 __all__ = [
     "check_graph",
@@ -28,23 +23,12 @@ __all__ = [
     "top_k",
     "vector_size",
     "verify",
-    "write",
+    "write_graph",
 ]
 
 
-def write(
-    model: ModelShape,
-    layout: Layout,
-    reader: TensorReader,
-    folder: pathlib.Path,
-    run: RunInOrder,
-    advance: Callable[[int], None],
-) -> list[TensorRecord]:
-    """Both files; gives what became of each tensor, once each."""
+def write_graph(model: ModelShape, layout: Layout, folder: pathlib.Path) -> None:
     (folder / GRAPH_FILE).write_bytes(graph_of(model, layout).SerializeToString())
-    with new_file(folder / WEIGHTS_FILE) as target:
-        records = WeightsWriter(reader, target).write(layout, run, advance)
-    return list({record.name: record for record in records}.values())
 
 
 def graph_of(model: ModelShape, layout: Layout) -> onnx.ModelProto:
