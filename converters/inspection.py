@@ -11,7 +11,7 @@ import pathlib
 
 import msgspec
 
-INSPECTION_VERSION = 2
+INSPECTION_VERSION = 3
 # Arrays with more entries than this are kept in the .arrays.json file and are null in `metadata`.
 INLINE_ARRAY_ENTRIES = 0
 
