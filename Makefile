@@ -27,8 +27,9 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/pyright
 
+# A file's tests stay together: they share models that are dear to make.
 unit: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # A real embedding model (84 MB) beside its original implementation's vectors.
 parity-real: $(DEV)
