@@ -90,7 +90,7 @@ def pooled(header: Header, width: int) -> Encoder | None:
         pooling=pooling,
         is_causal=is_causal,
         projections=(scores,),
-        has_softmax=header.architecture == "qwen3",
+        has_softmax=header.architecture in ("qwen3", "qwen3vl"),
     )
 
 

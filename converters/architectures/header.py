@@ -95,6 +95,11 @@ class Header:
             raise MalformedFile(f"{self._key(key)} holds {value.dtype}, not truth values")
         return tuple(bool(entry) for entry in value)
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """An array of counts of any length; empty where the key is absent or a single value."""
+        value = self._metadata.get(self._key(key))
+        return self.counts(key, len(value)) if isinstance(value, np.ndarray) else ()
+
     def tensor(self, name: str) -> TensorInfo:
         try:
             return self._tensors[name]

@@ -83,11 +83,19 @@ def _mistral3(file: GgufFile) -> GgufFile:
     return replace(file, metadata=_with_pre(metadata, "tekken"))
 
 
+def _qwen25vl(file: GgufFile) -> GgufFile:
+    """Text and images of Qwen 2.5 VL in one file."""
+    metadata = _as_architecture(file.metadata, "qwen25vl", "qwen2vl")
+    _copy(metadata, "qwen2vl.rope.mrope_section", "qwen2vl.rope.dimension_sections")
+    return replace(file, metadata=metadata)
+
+
 _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "gptoss": _gpt_oss,
     "olmo3": _olmo3,
     "gemma3": _gemma3,
     "mistral3": _mistral3,
+    "qwen25vl": _qwen25vl,
 }
 
 

@@ -1,7 +1,9 @@
-"""`qwen2`: Qwen 1.5, 2 and 2.5, and distillations and embedding models on them.
+"""`qwen2`: Qwen 1.5, 2 and 2.5, and distillations and embedding models on them; `qwen2vl`: the text side
+of Qwen 2 VL and 2.5 VL.
 
 Source: llama.cpp, `LLM_ARCH_QWEN2` in llama-model.cpp and `llm_build_qwen2`: rotary NEOX halves,
-biases on q, k and v, the small ones tied; some long-context files carry YaRN.
+biases on q, k and v, the small ones tied; some long-context files carry YaRN. `LLM_ARCH_QWEN2VL` and
+`llm_build_qwen2vl` add rotation by sections: see `rope_recipe`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""`qwen3`: Qwen 3, and its embedding and reranking models (`pooling_type` last and rank).
+"""`qwen3`: Qwen 3, and its embedding and reranking models (`pooling_type` last and rank); `qwen3vl`: the
+text side of Qwen 3 VL.
 
 Source: llama.cpp, `LLM_ARCH_QWEN3` and `llm_build_qwen3`: as qwen2 without biases, an RMSNorm on
-each head of q and k before they are rotated, heads wider than E / H.
+each head of q and k before they are rotated, heads wider than E / H. `LLM_ARCH_QWEN3VL` and
+`llm_build_qwen3vl` add rotation by interleaved sections: see `rope_recipe`. NOTE: of sections that
+leave pairs over ([24, 20, 20] of 64) llama.cpp does not rotate pairs 61 and 62; the model does, and so
+do we. What images add to the first blocks (deepstack) is nothing for text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`qwen3moe`: Qwen 3's mixtures of experts.
+"""`qwen3moe`: Qwen 3's mixtures of experts; `qwen3vlmoe`: the text side of Qwen 3 VL's.
 
 Source: llama.cpp, `LLM_ARCH_QWEN3MOE` and `llm_build_qwen3moe`: qwen3's attention; the softmax over
 all experts, its likeliest divided by their sum; no shared expert.

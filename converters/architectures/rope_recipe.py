@@ -18,7 +18,13 @@ LONG_FACTORS = "rope_factors_long.weight"
 
 
 def rope_recipe(header: Header, head_size: int) -> RopeRecipe:
-    """The model's one table, from its metadata. Raises Unsupported for scalings not known here."""
+    """The model's one table, from its metadata. Raises Unsupported for scalings not known here.
+
+    Vision models rotate by sections (`rope.dimension_sections`: time, height, width, a fourth); the
+    positions of text are the same in the first three, so that theirs is the ordinary rotation.
+    """
+    if any(header.integers("rope.dimension_sections")[3:]):
+        raise Unsupported(f"{header.architecture}: rotation by four sections is not supported")
     dimensions = header.count("rope.dimension_count", head_size)
     if dimensions % 2 or not 0 < dimensions <= head_size:
         raise MalformedFile(f"{header.architecture}.rope.dimension_count is {dimensions}")

@@ -191,13 +191,16 @@ def _parameter_size(inspection: Inspection) -> str:
 
 
 def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tuple[str, ...]:
-    """In the order of contract.md §4.7; without an inspection, what the manifest alone tells."""
+    """In the order of contract.md §4.7; without an inspection, what the manifest alone tells.
+
+    Weights and projectors that see give no "vision": no engine takes images yet, and clients that read
+    the word would send some.
+    """
     found = list(model.config.capabilities)
     template = choose_template(model, inspection)
     found += [name for name in ("tools", "thinking") if name in template.capabilities]
     if inspection is not None:
         found += _seen_in_weights(inspection)
-    found += ["vision"] if model.projectors else []
     found += ["insert"] if "insert" in template.capabilities else []
     found += ["thinking"] if model.config.model_family in _GPT_OSS else []
     return tuple(dict.fromkeys(found))
@@ -205,7 +208,6 @@ def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tupl
 
 def _seen_in_weights(inspection: Inspection) -> list[str]:
     found = ["embedding" if inspection.pooling_type is not None else "completion"]
-    found += ["vision"] if inspection.has_vision else []
     return found + (["audio"] if inspection.has_audio else [])
 
 

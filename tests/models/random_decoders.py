@@ -1,10 +1,12 @@
 """Test architectures that decode, without experts; see `random_architectures` for what an entry is."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from tests.models.random_parts import (
     Architecture,
     Shape,
+    Value,
     Weight,
     attention,
     bias,
@@ -156,6 +158,25 @@ def lfm2_weights(shape: Shape) -> Iterator[Weight]:
         yield from gated_feed_forward(prefix, shape)
 
 
+def sections(shape: Shape) -> dict[str, Value]:
+    """Time, height and width, as vision models cut what they rotate."""
+    pairs = shape.head_size // 2
+    time, height = pairs // 4, pairs * 3 // 8
+    return {"rope.dimension_sections": [time, height, pairs - time - height, 0]}
+
+
+def interleaved_sections(shape: Shape) -> dict[str, Value]:
+    """Each third pair; every one is in a section, or else llama.cpp would leave it unrotated."""
+    pairs = shape.head_size // 2
+    return {"rope.dimension_sections": [(pairs + 2) // 3, (pairs + 1) // 3, pairs // 3, 0]}
+
+
+def halves_of_heads(shape: Shape) -> dict[str, Value]:
+    """Rotated by sections, as in the text side of GLM 4 V."""
+    half = shape.head_size // 2
+    return {"rope.dimension_count": half, **sections(dataclasses.replace(shape, head_size=half))}
+
+
 DECODERS: dict[str, Architecture] = {
     "llama": Architecture("llama", llama_weights),
     "llama3": Architecture(
@@ -179,6 +200,13 @@ DECODERS: dict[str, Architecture] = {
         is_tied=True,
         head_size=96,
     ),
+    # llama.cpp norms by this epsilon here, whatever the file says; all published ones say it.
+    "qwen2vl": Architecture(
+        "qwen2vl",
+        qwen2_weights,
+        lambda shape: {**sections(shape), "attention.layer_norm_rms_epsilon": 1e-6},
+    ),
+    "qwen3vl": Architecture("qwen3vl", qwen3_weights, interleaved_sections, is_tied=True),
     "gemma": Architecture("gemma", llama_weights, is_tied=True),
     "gemma2": Architecture(
         "gemma2",
@@ -253,6 +281,7 @@ DECODERS: dict[str, Architecture] = {
     "glm4": Architecture(
         "glm4", glm4_weights, lambda shape: {"rope.dimension_count": shape.head_size // 2}
     ),
+    "glm4-sections": Architecture("glm4", glm4_weights, halves_of_heads),
     "starcoder2": Architecture(
         "starcoder2", starcoder2_weights, lambda _shape: {"attention.layer_norm_epsilon": 1e-5}
     ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from tests.models.random_decoders import gemma3_weights, qwen3_weights
+from tests.models.random_decoders import gemma3_weights, interleaved_sections, qwen3_weights
 from tests.models.random_mixtures import EXPERTS, USED, router
 from tests.models.random_parts import (
     Architecture,
@@ -154,6 +154,16 @@ ENCODERS: dict[str, Architecture] = {
         "qwen3",
         qwen3_rank_weights,
         lambda _shape: {"pooling_type": RANK, "classifier.output_labels": ["yes", "no"]},
+        is_tied=True,
+    ),
+    "qwen3vl-rank": Architecture(
+        "qwen3vl",
+        qwen3_rank_weights,
+        lambda shape: {
+            **interleaved_sections(shape),
+            "pooling_type": RANK,
+            "classifier.output_labels": ["yes", "no"],
+        },
         is_tied=True,
     ),
     "gemma-embedding": Architecture(

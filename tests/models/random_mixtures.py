@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.models.random_decoders import qwen3_weights
+from tests.models.random_decoders import interleaved_sections, qwen3_weights
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -303,6 +303,12 @@ MIXTURES: dict[str, Architecture] = {
     ),
     "qwen2moe": Architecture("qwen2moe", qwen2moe_weights, expert_metadata),
     "qwen3moe": Architecture("qwen3moe", qwen3moe_weights, expert_metadata, head_size=64),
+    "qwen3vlmoe": Architecture(
+        "qwen3vlmoe",
+        qwen3moe_weights,
+        lambda shape: expert_metadata(shape) | interleaved_sections(shape),
+        head_size=64,
+    ),
     "granitemoe": Architecture("granitemoe", granitemoe_weights, granitemoe_metadata),
     "granitemoe-unshared": Architecture(
         "granitemoe",

@@ -115,7 +115,7 @@ def test_each_is_tried_by_a_random_model():
     [
         ("deepseek2", {"deepseek2.expert_group_count": 4}, "4 groups"),
         ("deepseek2", {"deepseek2.expert_gating_func": 9}, "expert_gating_func 9"),
-        ("glm4", {"glm4.rope.dimension_sections": np.array([1, 2])}, "dimension_sections"),
+        ("qwen2vl", {"qwen2vl.rope.dimension_sections": np.array([8, 8, 8, 8])}, "four sections"),
         ("bert", {"bert.pooling_type": 7}, "pooling_type 7"),
         ("llama", {"llama.attention.causal": False}, "no pooling"),
     ],

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from converters.architectures.library import library_form
 from converters.architectures.registry import describe
-from converters.gguf import GgufFile, Value
+from converters.gguf import GgufFile, TensorInfo, Value
+from converters.plan import plan
 from tests.converters.random_headers import random_header
 from tests.models.random_architectures import ARCHITECTURES
 
@@ -86,6 +87,17 @@ def test_mistral3():
 def test_olmo3():
     header = random_header("olmo3")
     assert describe(library_form(published(header, "olmo2", "olmo3", {}))) == describe(header)
+
+
+def test_qwen25vl_with_its_tower():
+    header = random_header("qwen2vl")
+    keys = {"rope.dimension_sections": "rope.mrope_section"}
+    tower = TensorInfo("v.blk.0.attn_q.weight", (4, 4), "F16", 1 << 30, 32)
+    foreign = published(header, "qwen2vl", "qwen25vl", {}, keys)
+    foreign = replace(foreign, tensors=(*foreign.tensors, tower))
+    assert describe(library_form(foreign)) == describe(header)
+    for target in ("onnx-cpu", "mlx"):
+        assert plan(foreign, target).skipped == (tower.name,)
 
 
 def test_twice_is_as_once():

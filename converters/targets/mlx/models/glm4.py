@@ -1,4 +1,4 @@
-"""`glm4` → mlx-lm's `glm4`, which rotates pairs as the file does: no rows are moved."""
+"""`glm4` → mlx-lm's `glm4`, which rotates pairs or halves as the file does: no rows are moved."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def _config(model: ModelShape) -> Config:
     return {
         "partial_rotary_factor": rotated / head_size,
         "attention_bias": bool(_biases(model)),
+        "rope_traditional": attention_of(model.blocks[0]).interleaved,
     }
 
 

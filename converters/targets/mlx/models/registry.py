@@ -43,8 +43,10 @@ FAMILIES: dict[str, Family] = {
     "mistral3": mistral3.FAMILY,
     "phi3": phi3.FAMILY,
     "qwen2": qwen2.FAMILY,
+    "qwen2vl": qwen2.FAMILY,
     "qwen3": qwen3.FAMILY,
     "qwen35": qwen35.FAMILY,
+    "qwen3vl": qwen3.FAMILY,
     "smollm3": smollm3.FAMILY,
     "starcoder2": starcoder2.FAMILY,
 }
@@ -58,6 +60,7 @@ MIXTURES: dict[str, Family] = {
     "qwen35moe": qwen35.MIXTURE,
     "qwen3moe": qwen3.MIXTURE,
     "qwen3next": qwen35.MIXTURE,
+    "qwen3vlmoe": qwen3.MIXTURE,
 }
 # Those whose family is a question of more than that.
 CHOICES: dict[str, Callable[[ModelShape], Family]] = {

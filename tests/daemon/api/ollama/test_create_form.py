@@ -176,7 +176,7 @@ async def test_a_model_and_its_projector(rig: Rig) -> None:
     assert lines(answer)[-1] == {"status": "success"}
     shown_model = await shown(rig, "sees")
     assert shown_model["projector_info"] == {"clip.has_vision_encoder": True}
-    assert "vision" in shown_model["capabilities"]
+    assert "vision" not in shown_model["capabilities"]  # images are refused
     await created(rig, "again", shown_model["modelfile"])
     assert (await shown(rig, "again"))["projector_info"] == shown_model["projector_info"]
     refused = await rig.post("/api/create", model="x", files={"lora.gguf": adapter}, stream=False)
