@@ -53,9 +53,13 @@ def _load_encoder(
     def made(session: ort.InferenceSession, name: str = "cpu", size: int = 0) -> OnnxEncoder:
         return make_encoder(session, load, folder, artifact, onnx, device=name, device_bytes=size)
 
-    # Texts are of any length, so no two runs need be of one shape.
     opened = open_device_session(
-        device, folder, artifact, adapter=adapter, threads=load.threads, obstacle="vectors"
+        device,
+        folder,
+        artifact,
+        adapter=adapter,
+        threads=load.threads,
+        obstacle="texts are of any length, so no two runs need be of one shape",
     )
     encoder = made(opened.session, device.name, weight_bytes)
     reference = Reference(artifact, folder, load.cache_folder, adapter, load.adapters)

@@ -1,4 +1,4 @@
-"""The inference session and its options. Nothing else here talks to ONNX Runtime's settings."""
+"""The inference session on the CPU, and the options of every session; a GPU's: `device_session`."""
 
 from __future__ import annotations
 

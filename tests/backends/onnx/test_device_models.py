@@ -70,6 +70,27 @@ def test_a_row_with_a_state_begins_anew_and_goes_on(stateful: pathlib.Path):
     assert ids_of(run(whole)["on"]) == ids_of(events)
 
 
+def test_states_follow_rows_that_move(stateful: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    engine, moves = on_device(stateful), []
+    whole = DeviceStates.move
+
+    def noted(self: DeviceStates, source: int, target: int) -> None:
+        moves.append((source, target))
+        whole(self, source, target)
+
+    monkeypatch.setattr(DeviceStates, "move", noted)
+    engine._cache._max_idle = 0  # rows of finished requests leave holes
+    lengths = {"a": 24, "b": 2, "c": 24}
+    for place, (name, tokens) in enumerate(lengths.items()):
+        engine.add(ask(name, PROMPT[place:], tokens))
+    together = {name: ids_of(events) for name, events in run(engine).items()}
+    assert moves
+    for place, (name, tokens) in enumerate(lengths.items()):
+        alone = on_device(stateful)
+        alone.add(ask(name, PROMPT[place:], tokens))
+        assert ids_of(run(alone)[name]) == together[name]
+
+
 STATES = [
     RowState(past="past_a.0", present="present_a.0", shape=(2, 3)),
     RowState(past="past_b.0", present="present_b.0", shape=(5,)),
