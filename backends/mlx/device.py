@@ -65,6 +65,11 @@ def plan_wired(weights_bytes: int, memory_bytes: int, recommended_bytes: int) ->
     return min(weights_bytes + _WIRED_MARGIN, most, recommended_bytes)
 
 
+def architecture() -> str:
+    """Of the processor or GPU; kernels are made for it."""
+    return str(mx.device_info().get("architecture", ""))
+
+
 def _fact(name: str) -> int:
     """0 where the device does not say, as CPUs."""
     return int(mx.device_info().get(name, 0))

@@ -21,7 +21,7 @@ from mlx import nn
 
 from backends.engine.applicant import Applicant
 from backends.engine.contract import EngineCapabilities, EngineStatus
-from backends.engine.pace import EXACT_CHUNK, MAX_CHUNK, Pace
+from backends.engine.pace import EXACT_CHUNK, Pace
 from backends.engine.request_loop import RequestLoop
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.key_values import RowBytes
@@ -54,15 +54,16 @@ class MlxEngine(RequestLoop[Seat]):
         budget_bytes: int,
         capabilities: EngineCapabilities,
         has_batches: bool,
-        most_chunk: int = MAX_CHUNK,
+        cache: PrefixCache,
+        pace: Pace,
     ) -> None:
         super().__init__(capabilities)
         self._model: nn.Module | None = model
         self._row_bytes = row_bytes
         self._budget_bytes = budget_bytes
         self._has_batches = has_batches
-        self._cache = PrefixCache()
-        self._pace = Pace(most_chunk)
+        self._cache = cache
+        self._pace = pace
         self._groups: list[Group] = []
         self._failures = {"prefill": 0, "decode": 0}  # in a row, of each kind
         self._thread = threading.get_ident()
@@ -123,7 +124,8 @@ class MlxEngine(RequestLoop[Seat]):
     def _seated(self, applicant: Applicant) -> Seat:
         generation = applicant.generation
         generation.start()
-        hit = self._cache.take(generation.request, exact=applicant.is_exact)
+        is_quiet = not self._seats()
+        hit = self._cache.take(generation.request, exact=applicant.is_exact, is_quiet=is_quiet)
         if hit is None:
             return Seat(applicant, internals.make_caches(self._loaded()), 0, 0)
         generation.prefilled = generation.cached = hit.length
@@ -309,6 +311,10 @@ class MlxEngine(RequestLoop[Seat]):
         model = self._loaded()
         return [last_hidden(model, ids, self.capabilities) for ids in batch]
 
+    def rest(self) -> bool:
+        """`Rests`: what is kept of finished requests goes to disk, where that is asked for."""
+        return self._model is not None and self._cache.rest()
+
     def status(self) -> EngineStatus:
         seats = self._seats()
         kv_bytes = sum(group.nbytes() for group in self._groups)
@@ -327,7 +333,7 @@ class MlxEngine(RequestLoop[Seat]):
             return
         self._loaded()
         self.cancel_all()
-        self._cache.clear()
+        self._cache.close()
         end_ranks = getattr(self._model, "close", None)
         if end_ranks is not None:
             end_ranks()

@@ -6,6 +6,7 @@ model then proves itself on a few ids; where they overflow its 16 bits, wider on
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import pathlib
@@ -16,13 +17,17 @@ import mlx.core as mx
 from mlx import nn
 
 from backends.engine.contract import Engine, EngineCapabilities
+from backends.engine.pace import EXACT_CHUNK, MAX_CHUNK, Pace
+from backends.engine.saved_prefixes import open_files
 from backends.mlx import device, encoders
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.adapter import attach, read_adapters
 from backends.mlx.engine import MlxEngine
 from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.mlx_lm_internals import Config, Weights
+from backends.mlx.prefix_cache import PrefixCache
 from backends.mlx.proof import NUMBERS, batches_agree, probe_ids, proven
+from backends.mlx.saved_caches import SavedCaches, knows_caches
 from backends.mlx.vectors import MlxVectors, pooled_by
 from backends.types import EngineError, Load
 from converters.artifact import MLX_CONFIG_FILE, Artifact, ArtifactError, read_artifact
@@ -79,6 +84,8 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
     is_batched = is_wanted and batches_agree(model, artifact.vocabulary)
     if is_wanted and not is_batched:
         _log.warning("mlx-lm cannot run this model in batches: requests are answered one by one")
+    pace = Pace(MAX_CHUNK if place == "cpu" else GPU_CHUNK)
+    saved = _saved_caches(load, artifact, model, numbers, pace)
     return MlxEngine(
         model=model,
         row_bytes=row_bytes,
@@ -91,8 +98,39 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
             reproducible_batches=not is_batched,
         ),
         has_batches=is_batched,
-        **({} if place == "cpu" else {"most_chunk": GPU_CHUNK}),
+        cache=PrefixCache(saved=saved),
+        pace=pace,
     )  # fmt: skip
+
+
+def _saved_caches(
+    load: Load, artifact: Artifact, model: nn.Module, numbers: str, pace: Pace
+) -> SavedCaches | None:
+    """None unless asked for, and where not all of a row could be put together again."""
+    if not load.prefix_cache_bytes:
+        return None
+    if load.ranks > 1:
+        _log.warning("the prefix cache on disk is off: each rank has a part of the caches")
+        return None
+    kinds = set(internals.kinds_of(internals.make_caches(model))) - internals.REBUILT_KINDS
+    if kinds:
+        names = ", ".join(sorted(kinds))
+        _log.warning("the prefix cache on disk is off: %s cannot be put together again", names)
+        return None
+    files = open_files(
+        load,
+        artifact,
+        context_length=_wanted_context(load, artifact),
+        runtime=(
+            importlib.metadata.version("mlx"),
+            internals.VERSION,
+            numbers,
+            device.architecture(),
+        ),
+        knows=knows_caches(model),
+        exact_step=EXACT_CHUNK,
+    )
+    return None if files is None else SavedCaches(model, files, lambda: pace.seconds_per_id)
 
 
 def build_lazily(folder: pathlib.Path, config: Config) -> nn.Module:
@@ -144,8 +182,7 @@ def _rotated(config: Config, load: Load, artifact: Artifact) -> Config:
     table = artifact.rope.get("global")
     if table is None or not table.long_inverse_frequencies:
         return config
-    wanted = min(load.context_length, artifact.context_length or load.context_length)
-    if table.is_long(wanted):
+    if table.is_long(_wanted_context(load, artifact)):
         return config
     scaling = config["rope_scaling"]
     return {**config, "rope_scaling": {**scaling, "long_factor": scaling["short_factor"]}}
@@ -207,8 +244,13 @@ def _load_encoder(
     raise EngineError("load", "the model gives numbers that are not finite, in every type")
 
 
+def _wanted_context(load: Load, artifact: Artifact) -> int:
+    """What is asked for, up to what the model was trained for."""
+    return min(load.context_length, artifact.context_length or load.context_length)
+
+
 def _context(load: Load, artifact: Artifact, row_bytes: RowBytes, budget_bytes: int) -> int:
-    wanted = min(load.context_length, artifact.context_length or load.context_length)
+    wanted = _wanted_context(load, artifact)
     context = plan_context(wanted, row_bytes, budget_bytes)
     if context < min(wanted, MIN_CONTEXT):
         raise EngineError(

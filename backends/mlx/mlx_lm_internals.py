@@ -16,7 +16,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
@@ -203,6 +203,80 @@ def _prefix_of(cache: Any, held: int, wanted: int) -> Any:
     if wanted < held:
         copied.trim(held - wanted)
     return copied
+
+
+# ---- caches taken apart ----
+
+
+class CacheParts(NamedTuple):
+    """One cache: arrays that can be cut by position (on axis 2), others, and what it counts."""
+
+    kind: str
+    growing: tuple[mx.array, ...] = ()
+    whole: tuple[mx.array | None, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+def kinds_of(caches: Caches) -> list[str]:
+    """Lists of caches are taken apart."""
+    return [type(cache).__name__ for cache in _flat(caches)]
+
+
+# Nothing else is put together again: llama4's chunks, or codes of keys that nobody here makes.
+REBUILT_KINDS = frozenset({"KVCache", "RotatingKVCache", "ArraysCache"})
+
+
+def parts_of(caches: Caches, held: int) -> list[CacheParts]:
+    """Of one row that holds `held` positions; arrays are views. Raises ValueError for other caches."""
+    return [_parts_of(cache, held) for cache in _flat(caches)]
+
+
+def _parts_of(cache: Any, held: int) -> CacheParts:
+    kind = type(cache).__name__
+    if kind not in REBUILT_KINDS:
+        raise ValueError(f"mlx-lm's {kind} cannot be taken apart")
+    if cache.empty():
+        return CacheParts(kind)
+    if kind == "ArraysCache":
+        if cache.left_padding is not None or cache.lengths is not None:
+            raise ValueError("these states are a batch's")
+        return CacheParts(kind, whole=tuple(cache.cache))
+    if cache.offset != held:
+        raise ValueError(f"{cache.offset} positions in a cache that should hold {held}")
+    planes = cache.keys, cache.values
+    counts = (cache.keep, cache.max_size) if kind == "RotatingKVCache" else ()
+    if not cache.is_trimmable():  # its positions lie in a ring
+        return CacheParts(kind, whole=planes, counts=(*counts, cache.offset, cache._idx))
+    return CacheParts(kind, tuple(plane[..., :held, :] for plane in planes), counts=counts)
+
+
+@_heard
+def rebuilt(model: nn.Module, parts: Sequence[CacheParts], held: int) -> Caches:
+    """What `parts_of` took apart, evaluated. Raises ValueError where the model's caches are others."""
+    caches = submodule("models.cache").make_prompt_cache(model)
+    for cache, each in zip(_flat(caches), parts, strict=True):
+        if type(cache).__name__ != each.kind:
+            raise ValueError(f"{each.kind} in the place of {type(cache).__name__}")
+        _rebuild(cache, each, held)
+    evaluate(cache for cache in caches if not cache.empty())
+    return caches
+
+
+def _rebuild(cache: Any, parts: CacheParts, held: int) -> None:
+    if parts.kind == "RotatingKVCache" and parts.counts:
+        keep, max_size, *turned = parts.counts
+        if (keep, max_size) != (cache.keep, cache.max_size):
+            raise ValueError("a window of another size")
+        cache.offset, cache._idx = turned or (held, held)
+    if parts.kind == "ArraysCache" and parts.whole:
+        cache.cache = list(parts.whole)
+    elif planes := parts.growing or parts.whole:
+        cache.keys, cache.values = planes
+        if parts.growing:
+            cache.offset = held
+
+
+# ---- what caches take ----
 
 
 def nbytes(caches: Caches) -> int:

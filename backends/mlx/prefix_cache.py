@@ -2,7 +2,8 @@
 
 Everything kept is evaluated when it comes in, so that its bytes are what it holds. Where positions
 cannot be taken back (states, full windows) a kept prefix serves whole or not at all; requests leave
-snapshots at places where others may go on. The longest unused goes first. Nothing is kept on disk.
+snapshots at places where others may go on. The longest unused goes first. With `SavedCaches` what is
+kept is also on disk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from backends.engine.pace import EXACT_CHUNK
 from backends.engine.prefix_index import Prefix, PrefixIndex
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.mlx_lm_internals import Caches
+from backends.mlx.saved_caches import SavedCaches
 from backends.mlx.seat import Seat
 from backends.types import GenerateRequest
 
@@ -66,8 +68,11 @@ class Hit(NamedTuple):
 
 
 class PrefixCache:
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, saved: SavedCaches | None = None
+    ) -> None:
         self._clock = clock
+        self._saved = saved
         self._index: PrefixIndex[Entry] = PrefixIndex()
         self._kept: dict[Entry, None] = {}  # the longest unused first
         self._working: dict[Seat, Entry] = {}
@@ -106,6 +111,8 @@ class PrefixCache:
         entry.used_at = self._clock()
         self._kept[entry] = None
         self.nbytes += entry.nbytes
+        if self._saved is not None:
+            self._saved.note(entry, prefix, entry.exact_length)
         if len(self._kept) > MAX_ENTRIES:
             self.drop(next(iter(self._kept)))
 
@@ -155,6 +162,8 @@ class PrefixCache:
         return True
 
     def drop(self, entry: Entry) -> None:
+        if self._saved is not None:
+            self._saved.forget(entry)
         self._index.remove(entry)
         if entry in self._kept:
             del self._kept[entry]
@@ -164,16 +173,46 @@ class PrefixCache:
         for entry in list(self._kept):
             self.drop(entry)
 
+    def close(self) -> None:
+        """Nothing is kept, read or written any more."""
+        self.clear()
+        if self._saved is not None:
+            self._saved.close()
+        self._saved = None
+
+    def rest(self) -> bool:
+        """A little work in a pause. False: there is none."""
+        return self._saved is not None and self._saved.rest()
+
     # ---- for a request ----
 
-    def take(self, request: GenerateRequest, *, exact: bool) -> Hit | None:
-        """The most that is kept of the beginning of its prompt; two ids at least are left to run."""
+    def take(self, request: GenerateRequest, *, exact: bool, is_quiet: bool) -> Hit | None:
+        """The most that is kept of the beginning of its prompt; two ids at least are left to run.
+
+        `is_quiet`: nobody else is at work, so a long read from disk keeps nobody waiting.
+        """
         best: tuple[Entry, int] | None = None
         for entry, shared in self._index.matches(_prefix(request, request.prompt_ids)):
             usable = _usable(entry, min(shared, len(request.prompt_ids) - 2), exact=exact)
             if usable >= MIN_SHARED and (best is None or usable > best[1]):
                 best = entry, usable
+        held = best[1] if best else 0
+        if not request.reproducible:
+            hit = self._read_back(request, held, exact=exact, is_quiet=is_quiet)
+            if hit is not None:
+                return hit
         return self._taken(request, *best) if best else None
+
+    def _read_back(
+        self, request: GenerateRequest, held: int, *, exact: bool, is_quiet: bool
+    ) -> Hit | None:
+        """What the disk has beyond the `held` ids in memory; None: nothing that is worth it."""
+        if self._saved is None:
+            return None
+        prefix, most = _prefix(request, request.prompt_ids), len(request.prompt_ids) - 2
+        found = self._saved.find(prefix, most=most, held=held, exact=exact, is_quiet=is_quiet)
+        caches = self._saved.restored(found) if found else None
+        return Hit(caches, found.shared, found.exact) if found and caches else None
 
     def _taken(self, request: GenerateRequest, entry: Entry, length: int) -> Hit:
         exact_length = min(entry.exact_length, length)

@@ -1,7 +1,7 @@
-"""Figures of the ONNX engine alone: `python -m tests.bench.engine rows second-turn gap guesses disk embed`.
+"""Figures of an engine alone: `python -m tests.bench.engine rows second-turn gap guesses disk embed`.
 
 In one process, on a random model of `--size`; a folder with an artifact can be given instead. Ratios
-mean more than seconds where the machine is shared.
+mean more than seconds where the machine is shared. `embed` is of ONNX Runtime only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import msgspec
 
 from backends.engine.contract import Engine, Rests
 from backends.engine.pace import MIN_CHUNK
-from backends.onnx import backend
+from backends.mlx import backend as mlx_backend
+from backends.onnx import backend as onnx_backend
 from backends.types import (
     GenerateRequest,
     Load,
@@ -27,6 +28,7 @@ from backends.types import (
     Sampled,
     Sampling,
 )
+from converters.artifact import MLX_CONFIG_FILE
 from converters.convert import Request, convert
 from converters.progress import Progress
 from tests.models.random_gguf import SIZES, make_gguf
@@ -34,21 +36,25 @@ from tests.models.random_gguf import SIZES, make_gguf
 SMALL = {"blocks": 8, "embedding": 1024, "heads": 16, "kv_heads": 4, "feed_forward": 2816}
 BERT = {"blocks": 6, "embedding": 384, "heads": 12, "kv_heads": 12, "feed_forward": 1536}
 SHAPES = {**SIZES, "0.1B": {**SMALL, "vocabulary": 8000}}
+BACKENDS = {"onnx": onnx_backend, "mlx": mlx_backend}
 NEVER: frozenset[int] = frozenset()
 
 
-def artifact_of(folder: pathlib.Path, architecture: str, types: str, **shape) -> pathlib.Path:
+def artifact_of(
+    folder: pathlib.Path, architecture: str, types: str, target: str, /, **shape
+) -> pathlib.Path:
     source = make_gguf(folder / "m.gguf", architecture=architecture, types=types, **shape)
-    wanted = Request(source="0" * 64, target="onnx-cpu", final=folder / architecture)
+    wanted = Request(source="0" * 64, target=target, final=folder / architecture)
     with source.open("rb") as file:
         convert(file, wanted, Progress())
     return wanted.final
 
 
 def load(folder: pathlib.Path, rows: int = 16, context: int = 8192, **fields) -> Engine:
-    return backend.load(
+    name = "mlx" if (folder / MLX_CONFIG_FILE).exists() else "onnx"
+    return BACKENDS[name].load(
         Load(
-            request_id="l", backend="onnx", artifact=str(folder), rows=rows, context_length=context,
+            request_id="l", backend=name, artifact=str(folder), rows=rows, context_length=context,
             kv_bytes=8 << 30, **fields,
         )
     )  # fmt: skip
@@ -229,7 +235,7 @@ def dictated(engine: Engine, page: list[int], answer: list[int], seed: int | Non
 
 
 def embed(folder: pathlib.Path) -> None:
-    encoder = load(artifact_of(folder, "bert", "Q8_0", vocabulary=30522, **BERT))
+    encoder = load(artifact_of(folder, "bert", "Q8_0", "onnx-cpu", vocabulary=30522, **BERT))
     texts = [tuple(text(n, random.Random(n).randrange(8, 40))) for n in range(64)]
     encoder.embed(texts)
     begin = time.perf_counter()
@@ -258,6 +264,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=sorted(SHAPES), default="0.1B")
     parser.add_argument("--types", default="Q4_K_M")
+    parser.add_argument("--target", choices=("onnx-cpu", "mlx"), default="onnx-cpu")
     parser.add_argument("--artifact", type=pathlib.Path, help="instead of a random model")
     arguments = parser.parse_args()
     wanted = arguments.parts or [*PARTS, "embed"]
@@ -266,7 +273,7 @@ def main() -> None:
         made = arguments.artifact
         if made is None and set(wanted) & set(PARTS):
             shape = {**SHAPES[arguments.size], "context": 8192}
-            made = artifact_of(folder, "llama", arguments.types, **shape)
+            made = artifact_of(folder, "llama", arguments.types, arguments.target, **shape)
         for part in wanted:
             if part == "embed":
                 embed(folder)
