@@ -17,10 +17,6 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-# Temporary arrays stay near the second-level cache; with smaller slices two threads wait for each
-# other's turn at the interpreter for longer than they work.
-SLICE_WEIGHTS = 1 << 19
-
 
 class Form(NamedTuple):
     """How a type is written for MatMulNBits: code bits, weights per scale, mins by a correction."""
@@ -164,20 +160,13 @@ class CodedBlockType(BlockType, is_abstract=True):
 
     def repack(self, raw: Bytes) -> Repacked:
         raw = self._checked(raw)
-        count, groups = len(raw), self.block_size // self.sub
-        codes = np.empty((count, groups, self.sub * self.bits // 8), np.uint8)
-        scales = np.empty((count, groups), np.float32)
-        correction = np.empty((count, groups), np.float32) if self.has_minimum else None
-        rounding = None if correction is None else np.empty_like(correction)
-        step = max(1, SLICE_WEIGHTS // self.block_size)
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            codes[part] = self._stored(raw[part]).reshape(-1, *codes.shape[1:])
-            scales[part], minimum = self._scales(raw[part])
-            if correction is not None and rounding is not None and minimum is not None:
-                shifted = _shifted(scales[part], np.float32(self.centre), minimum)
-                correction[part], rounding[part] = shifted
-        return Repacked(self.bits, self.sub, codes, scales, correction, rounding)
+        groups = self.block_size // self.sub
+        codes = self._stored(raw).reshape(len(raw), groups, self.sub * self.bits // 8)
+        scales, minimum = self._scales(raw)
+        if minimum is None:
+            return Repacked(self.bits, self.sub, codes, scales, None)
+        shifted = _shifted(scales, np.float32(self.centre), minimum)
+        return Repacked(self.bits, self.sub, codes, scales, *shifted)
 
     def _stored(self, raw: Bytes) -> Bytes:
         if self.bits == 4 and self.centre == 8:
@@ -271,7 +260,7 @@ def strips(lanes: np.ndarray, run: int, bits: int) -> np.ndarray:
             codes.view(np.complex128)[:, field] = (shifted & mask).view(np.complex128)
         else:
             np.bitwise_and(shifted, mask, out=codes[:, field])
-    return codes.reshape(len(lanes), -1, 8 // bits, run)
+    return codes.reshape(len(lanes), lanes.shape[1] // run, 8 // bits, run)
 
 
 def nibble_halves(lanes: np.ndarray, run: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
-from converters.blocks.block_type import SLICE_WEIGHTS, pack_codes
+from converters.blocks.block_type import pack_codes
 from converters.errors import Unsupported
 from converters.targets.onnx.experts import ExpertSource, Stack
 
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 # Larger factors gain nothing: the step they divide is rounded to a few thousandths already.
 MAX_FACTOR = 17
-SLICE_ELEMENTS = 1 << 21
+SLICE_ELEMENTS = 1 << 22
 
 
 class ZeroPointed(NamedTuple):
@@ -66,26 +66,18 @@ def coded(type_name: str, raw: Bytes, bits: int, block: int) -> ZeroPointed:
     block_type = BLOCK_TYPES[type_name]
     if not isinstance(block_type, CodedBlockType):
         raise Unsupported(f"experts of type {type_name} have no codes")
-    step = max(1, SLICE_WEIGHTS // block_type.block_size)
-    parts = [
-        _narrowed(_coded_slice(block_type.levels(raw[start : start + step]), bits), block)
-        for start in range(0, len(raw), step)
-    ]
-    return ZeroPointed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return _narrowed(_coded_slice(block_type.levels(raw), bits), block)
 
 
 def _coded_slice(levels: Levels, bits: int) -> ZeroPointed:
     codes = levels.code.reshape(len(levels.code), -1, levels.sub)
     if levels.minimum is not None:
         return zero_pointed(codes, levels.scale, levels.minimum)
-    middle = 1 << (bits - 1)
-    shape = levels.scale.shape
-    return ZeroPointed(
-        codes + np.uint8(middle - levels.zero),
-        levels.scale,
-        np.full(shape, middle, np.uint8),
-        np.zeros(shape, np.float32),
-    )
+    middle, shape = 1 << (bits - 1), levels.scale.shape
+    if middle != levels.zero:
+        codes += np.uint8(middle - levels.zero)
+    zeros, errors = np.full(shape, middle, np.uint8), np.zeros(shape, np.float32)
+    return ZeroPointed(codes, levels.scale, zeros, errors)
 
 
 def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
@@ -102,56 +94,69 @@ def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
 
 
 def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:
-    """Scale · code - minimum as 8-bit codes with integer zero points."""
-    factor, shift, zero = _best_factor(int(codes.max(initial=1)), scale, minimum)
+    """Scale · code - minimum as 8-bit codes with integer zero points. Overwrites the codes."""
+    factor, zero = _best_factors(int(codes.max(initial=1)), scale, minimum)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scales = scale / factor
         # The zero point is off by a fraction of the new step; scale / factor itself rounds less.
-        errors = np.abs(scales * (zero - shift) - minimum)
-    found = codes * factor.astype(np.uint8)[:, :, None]
-    if shift.any():
-        found += shift.astype(np.uint8)[:, :, None]
-    has_none = factor == 0
-    if has_none.any():
-        weights = codes[has_none] * scale[has_none][:, None] - minimum[has_none][:, None]
-        again = _requantised(weights.astype(np.float32))
-        found[has_none], scales[has_none], zero[has_none], errors[has_none] = again
-    return ZeroPointed(found, scales, zero.astype(np.uint8), errors)
+        errors = np.abs(scales * zero - minimum)
+    lost = np.nonzero(factor == 0)
+    weights = codes[lost] * scale[lost][:, None] - minimum[lost][:, None]
+    _multiply(codes, factor)
+    if zero.min(initial=0) < 0:
+        shift = np.maximum(0, -zero)
+        codes += shift.astype(np.uint8)[:, :, None]
+        zero += shift
+    if len(weights):
+        codes[lost], scales[lost], zero[lost], errors[lost] = _requantised(weights)
+    return ZeroPointed(codes, scales, zero.astype(np.uint8), errors)
 
 
-def _best_factor(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, Floats, Floats]:
-    """(k, c, z + c) for each group, whole numbers in f32; k is 0 where none fits.
+def _multiply(codes: Bytes, factor: Floats) -> None:
+    """Each group by its own factor, eight codes at once: no product is above 255."""
+    lanes, wide = codes.reshape(-1, codes.shape[2]).view(np.uint64), factor.astype(np.uint64)
+    for lane in lanes.T:
+        np.multiply(lane, wide.reshape(-1), out=lane)
+
+
+def _best_factors(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats, Floats]:
+    """(k, z) for each group, whole numbers in f32; k is 0 where none fits.
 
     `largest` is the greatest code of all: what is true of it is true of every group.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = minimum / scale
-    ratio = np.where(np.isfinite(ratio), ratio, np.float32(256))
+        ratio = (minimum / scale).reshape(-1)
+    np.copyto(ratio, np.float32(256), where=~np.isfinite(ratio))
     most = min(MAX_FACTOR, 255 // largest)
+    # Half of such a factor rounds no less.
+    factor = _least_rounding(ratio, np.arange(most, most // 2, -1), None)
     # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
-    fits = bool(ratio.min(initial=0) >= 0 and ratio.max(initial=0) * most <= 255)
-    best = np.full(ratio.shape, np.inf, np.float32)
-    factor = np.zeros(ratio.shape, np.uint8)
-    wanted, error = (np.empty_like(ratio) for _ in range(2))
-    for k in range(most, 0, -1):
-        if k <= most // 2 and factor.all():
-            break  # twice such a factor has been tried, and rounds no more
-        np.multiply(ratio, np.float32(k), out=wanted)
-        rounded = np.rint(wanted)
-        np.subtract(rounded, wanted, out=error)
-        np.abs(error, out=error)
-        error /= np.float32(k)
-        better = error < best
-        if not fits:
-            better &= (rounded <= 255) & (rounded >= k * largest - 255)
-            error[~better] = np.inf
-        np.minimum(best, error, out=best)
-        # A masked copy, without a branch for each: all bits of the mask's bytes are set or none is.
-        factor ^= (factor ^ np.uint8(k)) & -better.view(np.uint8)
+    is_far = (ratio < 0) | (ratio * np.float32(most) > 255)
+    if is_far.any():
+        factor[is_far] = _least_rounding(ratio[is_far], np.arange(most, 0, -1), largest)
     chosen = factor.astype(np.float32)
-    zero = np.rint(ratio * chosen)
-    shift = np.maximum(0, -zero)
-    return chosen, shift, zero + shift
+    return chosen.reshape(scale.shape), np.rint(ratio * chosen).reshape(scale.shape)
+
+
+def _least_rounding(
+    ratio: Floats, factors: npt.NDArray[np.int64], largest: int | None
+) -> npt.NDArray[np.uint8]:
+    """For each ratio the greatest of the factors whose product is nearest to a whole number.
+
+    In units of the source's step. Where `largest` is given, 0 if none keeps codes and zero point.
+    """
+    column = factors.astype(np.float32)[:, None]
+    error = ratio * column
+    rounded = np.rint(error)
+    np.subtract(rounded, error, out=error)
+    np.abs(error, out=error)
+    error /= column
+    if largest is not None:
+        error[(rounded > 255) | (rounded < column * largest - 255)] = np.inf
+    least = np.minimum.reduce(error, axis=0)
+    found = ((error == least) & np.isfinite(least)).view(np.uint8)
+    found *= factors.astype(np.uint8)[:, None]
+    return np.maximum.reduce(found, axis=0)
 
 
 def _requantised(weights: Floats) -> tuple[Bytes, Floats, Floats, Floats]:

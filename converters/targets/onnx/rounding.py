@@ -46,6 +46,8 @@ class Rounding(msgspec.Struct):
     def add_stored(self, numbers: Floats, stored: Narrow) -> None:
         """Plain numbers beside what the file has of them."""
         self.count += numbers.size
+        if stored.dtype == numbers.dtype:
+            return
         self._add_errors(stored.astype(np.float32).reshape(-1) - numbers.reshape(-1))
 
     def add_narrowed(self, repacked: Repacked, scales: Narrow, correction: Narrow | None) -> None:

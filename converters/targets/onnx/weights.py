@@ -25,10 +25,12 @@ from converters.targets.onnx.experts import ExpertSource, Stack
 from converters.targets.onnx.layout import Layout, Matrix, Source, Vector
 from converters.targets.onnx.pieces import Piece
 from converters.targets.onnx.rounding import Rounding, stored
-from converters.tensor_reader import TensorReader
+from converters.tensor_reader import BlockBuffer, TensorReader
 
-# Weights per slice: 16 MiB as fp32. Smaller ones cost system calls for the corrections' columns.
+# Weights per slice. Smaller ones cost system calls for the corrections' columns.
 SLICE_ELEMENTS = 1 << 22
+# Of them are read, converted and written at once: near the second-level cache.
+STEP_ELEMENTS = 1 << 19
 
 Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.uint8]
@@ -56,6 +58,12 @@ class Slice(NamedTuple):
     rows: int
     row: int
 
+    def steps(self) -> Iterator[Slice]:
+        step = max(1, STEP_ELEMENTS // self.matrix.columns)
+        for first in range(0, self.rows, step):
+            rows = min(step, self.rows - first)
+            yield self._replace(start=self.start + first, rows=rows, row=self.row + first)
+
 
 class StackSlice(NamedTuple):
     """`rows` rows of each source of one expert, from the source's row `start` on."""
@@ -76,6 +84,11 @@ class StackSlice(NamedTuple):
         first = expert_weights.first_weight(source, self.expert, self.start, columns)
         return first, self.rows * columns
 
+    def steps(self) -> Iterator[StackSlice]:
+        step = max(1, STEP_ELEMENTS // (self.stack.columns * len(self.stack.sources)))
+        for first in range(0, self.rows, step):
+            yield self._replace(start=self.start + first, rows=min(step, self.rows - first))
+
 
 class WeightsWriter:
     """Writes to a file that the caller closes. Copies of it in other processes write slices too."""
@@ -83,6 +96,7 @@ class WeightsWriter:
     def __init__(self, reader: TensorReader, target: OutputFile) -> None:
         self._reader = reader
         self._target = target
+        self._buffer = BlockBuffer()
 
     def write(
         self, layout: Layout, run: RunInOrder, advance: Callable[[int], None]
@@ -128,30 +142,45 @@ class WeightsWriter:
 
     def _write_slice(self, part: Slice) -> tuple[Slice, Rounding, int]:
         """What it cost and the bytes written, beside the slice. In any process."""
-        matrix, rounding = part.matrix, Rounding()
-        if matrix.form.kind in ("float32", "float16"):
-            return part, rounding, self._write_floats(part, rounding)
-        raw = self._reader.blocks(
-            part.tensor, part.start * matrix.columns, part.rows * matrix.columns
-        )
+        rounding, written = Rounding(), 0
+        if part.matrix.form.kind in ("float32", "float16"):
+            written = sum(self._write_floats(step, rounding) for step in part.steps())
+            return part, rounding, written
+        corrections: list[Array] = []
+        for step in part.steps():
+            repacked = self._repacked(step)
+            rounding.add(repacked)
+            written += self._write_codes(step, repacked, rounding, corrections)
+        if corrections:
+            piece = part.matrix.pieces["correction"]
+            written += self._put_columns(piece, np.concatenate(corrections), part.row)
+        return part, rounding, written
+
+    def _repacked(self, part: Slice) -> Repacked:
+        columns = part.matrix.columns
+        first, count = part.start * columns, part.rows * columns
+        raw = self._reader.blocks(part.tensor, first, count, self._buffer)
         repacked = BLOCK_TYPES[part.tensor.type_name].repack(raw)
         _check_finite(repacked, part.tensor)
-        rounding.add(repacked)
-        return part, rounding, self._write_codes(part, repacked, rounding)
+        return repacked
 
     def _write_floats(self, part: Slice, rounding: Rounding) -> int:
         matrix = part.matrix
         values = matrix.pieces["values"]
         first, length = part.start * matrix.columns, part.rows * matrix.columns
         if values.item == "float16" and part.tensor.type_name == "F16":
-            numbers: Array = self._reader.blocks(part.tensor, first, length).view("<f2")
+            raw = self._reader.blocks(part.tensor, first, length, self._buffer)
+            numbers: Array = raw.view("<f2")
             return self._put_rows(values, numbers, part.row)
-        exact = self._reader.floats(part.tensor, first, length)
+        exact = self._reader.floats(part.tensor, first, length, self._buffer)
         narrow = stored(exact, values, part.tensor.name)
         rounding.add_stored(exact, narrow)
         return self._put_rows(values, narrow, part.row)
 
-    def _write_codes(self, part: Slice, repacked: Repacked, rounding: Rounding) -> int:
+    def _write_codes(
+        self, part: Slice, repacked: Repacked, rounding: Rounding, corrections: list[Array]
+    ) -> int:
+        """All but the correction, which goes to the list: [rows, blocks]."""
         pieces, row, name = part.matrix.pieces, part.row, part.tensor.name
         scales, correction = stored(repacked.scales, pieces["scales"], name), repacked.correction
         if correction is not None:
@@ -168,8 +197,7 @@ class WeightsWriter:
             high_scales = repacked.scales * np.float32(16)
             written += self._put_rows(pieces["high_scales"], high_scales, row)
         if correction is not None:
-            by_row = correction.reshape(part.rows, -1)
-            written += self._put_columns(pieces["correction"], by_row, row)
+            corrections.append(correction.reshape(part.rows, -1))
         return written
 
     def _write_stacks(
@@ -194,9 +222,9 @@ class WeightsWriter:
     def _write_stack_slice(self, part: StackSlice) -> tuple[StackSlice, list[Rounding], int]:
         """One rounding for each of the stack's sources. In any process."""
         roundings = [Rounding() for _ in part.stack.sources]
-        if part.stack.form.kind == "floats":
-            return part, roundings, self._write_expert_floats(part, roundings)
-        return part, roundings, self._write_expert_codes(part, roundings)
+        is_plain = part.stack.form.kind == "floats"
+        write = self._write_expert_floats if is_plain else self._write_expert_codes
+        return part, roundings, sum(write(step, roundings) for step in part.steps())
 
     def _stack_records(self, stack: Stack, roundings: list[Rounding]) -> list[TensorRecord]:
         records = self._write_expert_biases(stack)
@@ -208,7 +236,9 @@ class WeightsWriter:
     def _write_expert_floats(self, part: StackSlice, roundings: list[Rounding]) -> int:
         stack = part.stack
         parts = [
-            self._reader.floats(source.tensor, *part.weights(source)).reshape(part.rows, -1)
+            self._reader.floats(source.tensor, *part.weights(source), self._buffer).reshape(
+                part.rows, -1
+            )
             for source in stack.sources
         ]
         rows = expert_weights.interleaved(parts)
@@ -237,7 +267,7 @@ class WeightsWriter:
         self, part: StackSlice, source: ExpertSource, rounding: Rounding
     ) -> ZeroPointed:
         form, tensor = part.stack.form, source.tensor
-        raw = self._reader.blocks(tensor, *part.weights(source))
+        raw = self._reader.blocks(tensor, *part.weights(source), self._buffer)
         found = expert_weights.coded(tensor.type_name, raw, form.bits, form.block)
         if not np.isfinite(found.scales).all():
             raise MalformedFile(f"tensor {tensor.name!r} holds a scale that is not finite")

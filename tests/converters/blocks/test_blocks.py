@@ -180,7 +180,7 @@ def test_on_random_bytes_only_the_rounding_of_the_correction_differs(name: str) 
 
 @pytest.mark.parametrize("name", CODED)
 def test_any_number_of_blocks_is_repacked_alike(name: str) -> None:
-    """Whatever the slices are that keep temporaries in the cache."""
+    """A block comes out the same whatever goes with it, and no block is no block."""
     kind = BLOCK_TYPES[name]
     raw = random_blocks(kind, 9000)
     whole = kind.repack(raw)

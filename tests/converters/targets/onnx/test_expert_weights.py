@@ -71,6 +71,24 @@ def test_blocks_of_one_value_and_of_none_are_kept():
     np.testing.assert_allclose(weights[:, 0, 0], [-0.5, 0.0, -2.0], rtol=1e-6)
 
 
+def test_a_group_is_coded_alike_whatever_goes_with_it():
+    """Minimums near and far from zero, and below it: some fit every factor, some few, some none."""
+    generator = np.random.default_rng(5)
+    codes = generator.integers(0, 16, (64, 1, 16), np.uint8)
+    codes[:, :, 0] = 15
+    scale = generator.uniform(0.5, 2, (64, 1)).astype(np.float32)
+    minimum = scale * generator.uniform(-30, 40, (64, 1)).astype(np.float32)
+    exact = codes * scale[:, :, None] - minimum[:, :, None]
+    together = zero_pointed(codes.copy(), scale, minimum)
+    for index in range(64):
+        part = slice(index, index + 1)
+        alone = zero_pointed(codes[part].copy(), scale[part], minimum[part])
+        for ours, theirs in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(ours[part], theirs)
+    found = decoded(together, 64)
+    assert (np.abs(found - exact[:, 0]).max(axis=1) <= together.errors[:, 0] + 1e-5).all()
+
+
 def test_rows_alternate_and_pairs_are_packed():
     gate, up = np.full((2, 4), 1, np.uint8), np.full((2, 4), 2, np.uint8)
     rows = interleaved([gate, up])
