@@ -175,7 +175,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`artifact.json`. `source` is the source id (64 hex digits); sizes are bytes.
 
     `heads`, `kv_heads` and `head_size` are per transformer block where the list has more than one
-    entry, else they hold for all; a block of 0 kv heads has no keys and values.
+    entry, else they hold for all; a block of 0 kv heads has no keys and values. `kv_bytes` is
+    `kv_bytes_per_token` by device, where one computes in other numbers than the target's own.
     """
 
     format: int
@@ -202,11 +203,16 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chat_template: str = ""
     file_bytes: int = 0
     resident_bytes: dict[str, int] = {}
+    kv_bytes: dict[str, int] = {}
     tensors: tuple[TensorRecord, ...] = ()
     skipped_tensors: tuple[str, ...] = ()
     precise: bool = False
     onnx: OnnxGraph | None = None
     foreign: ForeignGraph | None = None
+
+    def kv_bytes_on(self, device: str) -> int:
+        """Of one id's keys and values; artifacts of before `kv_bytes` say one figure for all."""
+        return self.kv_bytes.get(device, self.kv_bytes_per_token)
 
     def exactness_counts(self) -> dict[str, int]:
         """How many tensors are of each class, for `show`."""

@@ -165,6 +165,7 @@ def _describe(
         pre_tokenizer=tokenizer.pre,
         chat_template=text_value(job.header.metadata, "tokenizer.chat_template"),
         resident_bytes=_resident_bytes(planned),
+        kv_bytes=_kv_bytes(planned),
         tensors=tuple(records),
         skipped_tensors=planned.skipped,
         precise=planned.is_precise,
@@ -178,6 +179,13 @@ def _resident_bytes(planned: Plan) -> dict[str, int]:
         return {"metal": planned.resident_bytes, "cpu": planned.layout.fp32_bytes}
     device = "cuda" if planned.layout.number == "float16" else "cpu"
     return {device: planned.resident_bytes}
+
+
+def _kv_bytes(planned: Plan) -> dict[str, int]:
+    """Where a device's own numbers are others than the target's."""
+    if isinstance(planned.layout, MlxLayout):
+        return {"metal": planned.kv_bytes_per_token, "cpu": planned.layout.cached_numbers * 4}
+    return {}
 
 
 def _onnx_graph(planned: Plan) -> OnnxGraph | None:

@@ -108,7 +108,7 @@ def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Pl
         artifact=str(folder),
         device=choice.device,
         weight_bytes=artifact.resident_bytes.get(choice.device, artifact.file_bytes),
-        kv_bytes_per_token=artifact.kv_bytes_per_token,
+        kv_bytes_per_token=artifact.kv_bytes_on(choice.device),
         max_context_length=artifact.context_length,
         original_context_length=max(originals, default=0) if has_long else 0,
         precise=artifact.precise,

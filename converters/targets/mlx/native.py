@@ -152,6 +152,7 @@ def describe_native(
         pre_tokenizer=tokenizer.pre,
         chat_template=text_value(file.metadata, "tokenizer.chat_template"),
         resident_bytes={"metal": planned.weights_bytes, "cpu": planned.fp32_bytes},
+        kv_bytes={"metal": planned.kv_bytes_per_token, "cpu": 2 * planned.kv_bytes_per_token},
         tensors=tuple(_record(tensor, array) for tensor, array in planned.arrays),
     )
 

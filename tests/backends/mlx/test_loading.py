@@ -19,8 +19,11 @@ from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.loading import load_engine, plan_numbers
 from backends.types import EngineError, Load
 from converters.artifact import ARTIFACT_FILE, MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, read_artifact
+from converters.convert import Request, convert
+from converters.progress import Progress
 from tests.backends.mlx.engine_rig import answers, greedy, load_tiny, prompt_of
 from tests.backends.mlx.tiny_mlx import GEMMA2, LLAMA, write_tiny_mlx
+from tests.models.random_gguf import make_gguf
 
 
 @pytest.fixture
@@ -54,6 +57,20 @@ def test_numbers_that_overflow_are_found_at_load(
     assert ("overflows" in caplog.text) == (numbers != "float16")
     assert len(answers(engine, greedy("a", prompt_of(20)))["a"]) == 12
     engine.close()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "lfm2"])
+def test_the_artifact_says_what_a_position_takes_here(tmp_path: pathlib.Path, architecture: str):
+    source = make_gguf(tmp_path / "m.gguf", architecture=architecture, types="Q8_0")
+    final = tmp_path / "artifact"
+    with source.open("rb") as file:
+        convert(file, Request(source="0" * 64, target="mlx", final=final), Progress())
+    artifact = read_artifact(final)
+    engine = load_tiny(final)
+    held = engine._row_bytes.position
+    engine.close()
+    assert artifact.kv_bytes_on("cpu") == held
+    assert artifact.kv_bytes_on("cpu") == 2 * artifact.kv_bytes_on("metal") > 0
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(

@@ -108,3 +108,16 @@ def test_only_longrope_has_an_original_context_length():
         placement = placement_of(roped, pathlib.Path("/x"), CHOICE)
         assert placement.original_context_length == original
         assert placement.key(4096).is_long is is_long
+
+
+def test_keys_and_values_are_counted_in_the_device_s_own_numbers():
+    plain = scripted_artifact(Script(), DIGEST, "")
+    wider = msgspec.structs.replace(plain, kv_bytes={"metal": 100, "cpu": 200})
+    for artifact, device, expected in ((wider, "cpu", 200), (wider, "metal", 100)):
+        choice = msgspec.structs.replace(CHOICE, device=device)
+        placement = placement_of(artifact, pathlib.Path("/a"), choice)
+        assert placement.needed_bytes(10) - placement.needed_bytes(0) == 10 * expected
+    old = placement_of(
+        plain, pathlib.Path("/a"), CHOICE
+    )  # made before there were figures by device
+    assert old.kv_bytes_per_token == plain.kv_bytes_per_token
