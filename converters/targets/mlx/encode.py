@@ -5,6 +5,7 @@ Works in slices that stay in the cache. Decides nothing: the form comes from `fo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,10 +24,11 @@ from converters.targets.mlx.forms import Form, Number
 from converters.targets.mlx.moments import Moments, moments_of, moments_of_nibbles
 
 Bytes = npt.NDArray[np.uint8]
-# Slices near the second-level cache, as fp32 where weights are encoded again, and long enough for
-# two threads to overlap.
-SLICE_WEIGHTS = 1 << 18
-RE_ENCODED_WEIGHTS = 1 << 17
+# Slices near the second-level cache, and long enough for what each costs beside its weights.
+SLICE_WEIGHTS = 1 << 19
+RE_ENCODED_WEIGHTS, PASS_COLUMNS = 1 << 18, 1 << 13
+# From here on fp32 has no fractions, so that a sum rounds.
+_NO_FRACTIONS = np.float32(1 << 23)
 # Of E8M0 and E4M3: not a number.
 _MX_NAN, _NV_NAN, _SIGN_BIT = 0xFF, 0x7F, 0x80
 
@@ -156,39 +158,72 @@ def _re_encoded(
     unit = widened(scales)
     inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
     wide_inverse, wide_bias = (np.repeat(each, parts) for each in (inverse, widened(biases)))
-    steps = level.astype(np.float32)
-    steps *= scale * wide_inverse
-    steps += (offset - wide_bias) * wide_inverse
-    codes = _nearest(steps, top)
-    _add_steps(errors, steps, np.repeat(unit, parts))
+    line = scale * wide_inverse, (offset - wide_bias) * wide_inverse
+    codes, left = _nearest(level, *line, top)
+    _add_steps(errors, left, np.repeat(unit, parts), level.size)
     _add_flat(errors, span[unit == 0], form.group)
-    return Encoded(pack_codes(np.ascontiguousarray(codes.T), form.bits), scales, biases)
+    return Encoded(pack_codes(codes, form.bits), scales, biases)
 
 
-def _nearest(steps: Floats, top: np.float32) -> Bytes:
-    """The codes from 0 to `top` nearest to the steps, which become what is left of them."""
-    rounded = steps + np.float32(0.5)
-    np.clip(rounded, np.float32(0), top, out=rounded)
-    codes = rounded.astype(np.uint8)
-    rounded[...] = codes
-    steps -= rounded
-    return codes
+class _Left(NamedTuple):
+    """What rounding leaves of each column's steps, f32 [columns]: the largest square, their sum."""
+
+    largest: Floats
+    squares: Floats
 
 
-def _add_steps(errors: Errors, steps: Floats, unit: Floats) -> None:
-    """Errors in units of each column's own step. Overwrites them."""
-    errors.count += steps.size
-    np.multiply(steps, steps, out=steps)
+def _nearest(level: Bytes, factor: Floats, shift: Floats, top: np.float32) -> tuple[Bytes, _Left]:
+    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8 [columns, places].
+
+    Some columns at a time: as fp32 they stay in the cache.
+    """
+    places, columns = level.shape
+    codes = np.empty((columns, places), np.uint8)
+    left = _Left(np.empty(columns, np.float32), np.empty(columns, np.float32))
+    for first in range(0, columns, PASS_COLUMNS):
+        part = slice(first, first + PASS_COLUMNS)
+        steps = level[:, part].astype(np.float32)
+        steps *= factor[part]
+        steps += shift[part]
+        rounded = steps + _NO_FRACTIONS
+        np.clip(rounded, _NO_FRACTIONS, _NO_FRACTIONS + top, out=rounded)
+        codes[part] = _low_bytes(rounded)
+        rounded -= _NO_FRACTIONS
+        steps -= rounded
+        steps *= steps
+        steps.max(axis=0, out=left.largest[part])
+        steps.sum(axis=0, out=left.squares[part])
+    return codes, left
+
+
+def _low_bytes(rounded: Floats) -> Bytes:
+    """Of numbers f32 [places, columns] from 2^23 to 2^23 + 255, turned: u8 [columns, places]."""
+    rows = rounded.view(np.uint32).reshape(-1, 4, rounded.shape[1])
+    words = rows[:, 0] ^ _NO_FRACTIONS.view(np.uint32)
+    for place in range(1, 4):
+        words |= rows[:, place] << np.uint32(8 * place)
+    turned = np.empty(words.shape[::-1], np.uint32)
+    for column, row in enumerate(words):
+        turned[:, column] = row
+    return turned.view(np.uint8)
+
+
+def _add_steps(errors: Errors, left: _Left, unit: Floats, count: int) -> None:
+    """Errors in units of each column's own step."""
     squared_unit = np.square(unit, dtype=np.float64)
-    largest = float((steps.max(axis=0) * squared_unit).max(initial=0))
-    errors.add_moments(math.sqrt(largest), float(np.dot(steps.sum(axis=0), squared_unit)), 0)
+    largest = float((left.largest * squared_unit).max(initial=0))
+    squares = float(np.dot(left.squares, squared_unit))
+    errors.add_moments(math.sqrt(largest), squares, count)
 
 
 def _weight_range(level: Bytes, scale: Floats, offset: Floats, parts: int) -> tuple[Floats, Floats]:
     """Least and largest weight of each group of `parts` sub-blocks, from their extreme levels."""
     ends = [scale * each + offset for each in (level.min(axis=0), level.max(axis=0))]
     low, high = np.minimum(*ends), np.maximum(*ends)
-    return low.reshape(-1, parts).min(axis=1), high.reshape(-1, parts).max(axis=1)
+    return (
+        functools.reduce(np.minimum, low.reshape(-1, parts).T),
+        functools.reduce(np.maximum, high.reshape(-1, parts).T),
+    )
 
 
 def _add_flat(errors: Errors, spans: Floats, group: int) -> None:
