@@ -1,17 +1,13 @@
-"""Conversions and inspections: who waits for what, one converter at a time, results on disk.
+"""Conversions: who waits for what, one converter at a time, results on disk.
 
 Callers of the same artifact share one job and see its progress; when the last of them leaves, the
-converter is killed and its staging folder removed. An inspection is made once per blob and kept in
-`<home>/inspections/`. Nothing here reads a GGUF: child processes do.
+converter is killed and its staging folder removed. Nothing here reads a GGUF: child processes do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
-import secrets
-import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -27,17 +23,17 @@ from converters.artifact import (
     read_artifact,
     variant_folder,
 )
-from converters.inspection import Inspection, arrays_path, inspection_path, read_inspection
-from daemon.errors import Busy, DaemonError, Invalid, LoadFailed, NotFound, NotYet
+from converters.inspection import Inspection
+from daemon.errors import Busy, DaemonError, LoadFailed
 from daemon.models.converter_process import (
     ConverterLine,
     discard_folder,
     run_converter,
     sweep_staging,
 )
+from daemon.models.inspections import Inspections
 
 CONVERTER_COMMAND = (sys.executable, "-m", "converters")
-_REMEMBERED_INSPECTIONS = 64
 
 
 class ConversionProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,17 +124,15 @@ class Conversions:
         is_busy: Callable[[], bool] = lambda: False,
         converter_command: Sequence[str] = CONVERTER_COMMAND,
     ) -> None:
-        self._home = home.absolute()
         self._artifacts = artifacts.absolute()
         self._blob_path = blob_path
         self._is_busy = is_busy
         self._command = tuple(converter_command)
         self._jobs: dict[pathlib.Path, _Job] = {}
         self._one_converter = asyncio.Lock()
-        self._one_inspector = asyncio.Lock()
-        self._inspecting: dict[str, asyncio.Task[Inspection]] = {}
-        self._inspections: dict[str, Inspection] = {}
-        self._refused: dict[str, DaemonError] = {}
+        self._inspections = Inspections(
+            home=home.absolute(), blob_path=blob_path, is_busy=is_busy, command=self._command
+        )
 
     async def start(self) -> None:
         """Removes what converters killed together with an earlier daemon left behind."""
@@ -146,7 +140,7 @@ class Conversions:
 
     async def close(self) -> None:
         """Stops every child and waits for them."""
-        tasks: list[asyncio.Task[Any]] = list(self._inspecting.values())
+        tasks: list[asyncio.Task[Any]] = list(self._inspections.tasks())
         tasks += [job.task for job in self._jobs.values() if job.task]
         for task in tasks:
             task.cancel()
@@ -224,9 +218,7 @@ class Conversions:
 
     async def check_adapter(self, adapter: str, base: str, target: str) -> None:
         """Raises Invalid for an adapter of another model, NotYet for what is not supported."""
-        command = [*self._command, *self._adapter_arguments("match", adapter, base, target)]
-        async with self._one_inspector:
-            await run_converter([*command, "--watch-stdin"], lambda _: None, self._is_busy)
+        await self._inspections.run(self._adapter_arguments("match", adapter, base, target))
 
     def ensure_adapter(
         self, adapter: str, base: str, target: str
@@ -306,87 +298,19 @@ class Conversions:
 
     def known_inspection(self, digest: str) -> Inspection | None:
         """The inspection of a blob (hex) if it was ever made; starts nothing."""
-        inspection = self._inspections.get(digest)
-        if inspection is None:
-            inspection = read_inspection(inspection_path(self._home, digest))
-            if inspection is not None:
-                self._remember(inspection)
-        return inspection
+        return self._inspections.known(digest)
 
     async def inspect(self, digest: str) -> Inspection:
-        """The inspection of a blob (hex), made now if need be. Raises Invalid, NotYet, LoadFailed.
-
-        A file that was refused once is not looked at again while the daemon runs.
-        """
-        inspection = self.known_inspection(digest)
-        if inspection is not None:
-            return inspection
-        if digest in self._refused:
-            error = self._refused[digest]
-            raise type(error)(error.message)
-        task = self._inspecting.get(digest)
-        if task is None:
-            task = asyncio.create_task(self._inspect(digest))
-            self._inspecting[digest] = task
-            task.add_done_callback(lambda _: self._inspecting.pop(digest, None))
-            task.add_done_callback(_take_exception)
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise Busy("the daemon is stopping")
-        error = task.exception()
-        if isinstance(error, DaemonError):
-            raise type(error)(error.message)
-        return task.result()
-
-    async def _inspect(self, digest: str) -> Inspection:
-        try:
-            folder = inspection_path(self._home, digest).parent
-            inspection = await self._run_inspector(self._blob_path(digest), digest, folder)
-        except (Invalid, NotYet) as error:
-            self._refused[digest] = error
-            raise
-        self._remember(inspection)
-        return inspection
+        """The inspection of a blob (hex), made now if need be. Raises Invalid, NotYet, LoadFailed."""
+        return await self._inspections.inspection(digest)
 
     async def preview(self, path: pathlib.Path) -> Inspection:
         """A look at a file that is in no store yet; its digest is not known, nothing is kept."""
-        home = self._home / f".preview-{secrets.token_hex(8)}"
-        digest = "0" * 64
-        try:
-            folder = inspection_path(home, digest).parent
-            return await self._run_inspector(path, digest, folder)
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, home, ignore_errors=True))
-
-    async def _run_inspector(
-        self, path: pathlib.Path, digest: str, folder: pathlib.Path
-    ) -> Inspection:
-        if not await asyncio.to_thread(path.is_file):
-            raise NotFound(f"blob sha256:{digest} not found")
-        command = [*self._command, "inspect", "--watch-stdin", "--input", str(path)]
-        command += ["--digest", digest]
-        async with self._one_inspector:
-            await run_converter([*command, "--output", str(folder)], lambda _: None, self._is_busy)
-        inspection = await asyncio.to_thread(read_inspection, folder / f"{digest}.json")
-        if inspection is None:
-            raise LoadFailed("the inspector left no inspection that this build can read")
-        return inspection
-
-    def _remember(self, inspection: Inspection) -> None:
-        self._inspections[inspection.digest] = inspection
-        while len(self._inspections) > _REMEMBERED_INSPECTIONS:
-            del self._inspections[next(iter(self._inspections))]
+        return await self._inspections.preview(path)
 
     async def arrays(self, digest: str) -> dict[str, msgspec.Raw]:
         """The long metadata arrays of an inspected blob, as JSON; empty when there are none."""
-        path = arrays_path(self._home, digest)
-        return await asyncio.to_thread(_read_arrays, path)
-
-
-def _read_arrays(path: pathlib.Path) -> dict[str, msgspec.Raw]:
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    return {}
+        return await self._inspections.arrays(digest)
 
 
 def _make_room(folder: pathlib.Path) -> None:
@@ -394,9 +318,3 @@ def _make_room(folder: pathlib.Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         discard_folder(folder)
-
-
-def _take_exception(task: asyncio.Task[Inspection]) -> None:
-    """An inspection that nobody waits for any more may fail in silence."""
-    if not task.cancelled():
-        task.exception()

@@ -7,6 +7,7 @@ Releasing it, for whatever reason and as often as you like, takes back what it s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -35,6 +36,9 @@ from daemon.residency.plan import LoadedView, State, WorkerKey
 from daemon.residency.settings import FOREVER
 from daemon.residency.worker_process import DIED, Question, SingleT, WorkerProcess
 
+# Beyond that the loop cannot count.
+_LONGEST_TIMER_SECONDS = 10 * 365 * 86400.0
+
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What one caller of `acquire` wants. `keep_alive_seconds` None: not given."""
@@ -60,6 +64,16 @@ class NameHold:
         self.users = 0
         self.expires_at = FOREVER
         self.timer: asyncio.TimerHandle | None = None
+
+    def start_timer(self, expire: Callable[[], None]) -> None:
+        """`expire` is called once nobody has used it for as long as it lasts; maybe at once."""
+        self.stop_timer()
+        seconds = self.keep_alive_seconds
+        self.expires_at = time.monotonic() + seconds
+        if seconds <= 0:
+            expire()
+        elif seconds < _LONGEST_TIMER_SECONDS:
+            self.timer = asyncio.get_running_loop().call_later(seconds, expire)
 
     def stop_timer(self) -> None:
         """Somebody uses it again, or it is gone."""

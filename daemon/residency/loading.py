@@ -1,7 +1,8 @@
-"""Starting one worker with one model, and saying well why that failed. Keeps no state."""
+"""Starting one worker with one model, and saying well how it went. Keeps no state."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -9,9 +10,11 @@ import msgspec
 from backends.types import Load, Loaded
 from daemon.errors import DaemonError, DeviceFailed, LoadFailed, WorkerDied
 from daemon.residency.placement import Placement
+from daemon.residency.settings import ResidencySettings
 from daemon.residency.worker_process import WorkerLimits, WorkerProcess
 
 _LOAD_ID = "load"
+_log = logging.getLogger("hearth.residency")
 
 
 class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,24 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
         row_bytes = self.placement.kv_bytes_per_token * self.row_length
         spare = self.free_bytes - self.placement.weight_bytes
         return max(row_bytes, min(self.rows * row_bytes, spare))
+
+
+def order_load(
+    settings: ResidencySettings, name: str, placement: Placement, row_length: int, free_bytes: int
+) -> LoadOrder:
+    """As the owner's settings have it."""
+    return LoadOrder(
+        name=name,
+        placement=placement,
+        row_length=row_length,
+        rows=settings.rows,
+        free_bytes=free_bytes,
+        stall_seconds=settings.load_timeout_seconds,
+        cache_folder=settings.cache_folder,
+        prefix_cache_bytes=settings.prefix_cache_bytes,
+        mlx_ranks=settings.mlx_ranks,
+        mlx_split=settings.mlx_split,
+    )
 
 
 async def load_worker(
@@ -70,6 +91,16 @@ def _load(order: LoadOrder) -> Load:
         ranks=order.mlx_ranks if placement.backend == "mlx" else 1,
         split=order.mlx_split,
     )
+
+
+def log_loaded(order: LoadOrder, loaded: Loaded) -> None:
+    estimate = order.placement.needed_bytes(order.row_length)
+    numbers = f", computing in {loaded.numbers}" if loaded.numbers else ""
+    _log.info(
+        "loaded %s on %s%s in %.2f s: %d rows of %d, %d MiB resident (estimated %d MiB)",
+        order.name, loaded.device, numbers, loaded.load_ns / 1e9, loaded.rows,
+        order.row_length, loaded.resident_bytes >> 20, estimate >> 20,
+    )  # fmt: skip
 
 
 def explained(error: DaemonError, order: LoadOrder) -> LoadFailed:

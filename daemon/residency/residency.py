@@ -25,6 +25,8 @@ from daemon.residency.loading import (
     LoadOrder,
     explained,
     load_worker,
+    log_loaded,
+    order_load,
     too_large,
     too_large_for_device,
 )
@@ -37,7 +39,6 @@ from daemon.residency.settings import ResidencySettings, as_seconds
 from daemon.residency.worker_process import WORKER_COMMAND, WorkerLimits, WorkerProcess
 
 AUTOMATIC_MAX_LOADED = 3
-_LONGEST_TIMER_SECONDS = 10 * 365 * 86400.0
 _log = logging.getLogger("hearth.residency")
 
 
@@ -230,23 +231,11 @@ class Residency:
 
     def _start_loading(self, waiter: Waiter, free: int) -> None:
         assert waiter.view is not None and waiter.placement is not None
-        hold = self._new_hold(waiter.wish)
-        resident = Resident(
-            waiter.view.key, waiter.placement, waiter.view.context_length, loaded_as=hold
-        )
+        wish, placement, row_length = waiter.wish, waiter.placement, waiter.view.context_length
+        hold = self._new_hold(wish)
+        resident = Resident(waiter.view.key, placement, row_length, loaded_as=hold)
         self._residents[resident.key] = resident
-        order = LoadOrder(
-            name=waiter.wish.name,
-            placement=waiter.placement,
-            row_length=waiter.view.context_length,
-            rows=self._settings.rows,
-            free_bytes=free,
-            stall_seconds=self._settings.load_timeout_seconds,
-            cache_folder=self._settings.cache_folder,
-            prefix_cache_bytes=self._settings.prefix_cache_bytes,
-            mlx_ranks=self._settings.mlx_ranks,
-            mlx_split=self._settings.mlx_split,
-        )
+        order = order_load(self._settings, wish.name, placement, row_length, free)
         self._spawn_task(self._load(resident, order))
 
     async def _load(self, resident: Resident, order: LoadOrder) -> None:
@@ -265,13 +254,7 @@ class Residency:
             raise
         resident.worker, resident.loaded, resident.state = worker, loaded, "ready"
         resident.last_used = time.monotonic()
-        estimate = order.placement.needed_bytes(order.row_length)
-        numbers = f", computing in {loaded.numbers}" if loaded.numbers else ""
-        _log.info(
-            "loaded %s on %s%s in %.2f s: %d rows of %d, %d MiB resident (estimated %d MiB)",
-            order.name, loaded.device, numbers, loaded.load_ns / 1e9, loaded.rows,
-            resident.context_length, loaded.resident_bytes >> 20, estimate >> 20,
-        )  # fmt: skip
+        log_loaded(order, loaded)
         self._spawn_task(self._follow(resident))
         self._replan()
         self._start_unused_timers(resident)
@@ -340,16 +323,10 @@ class Residency:
         self._replan()
 
     def _start_timer(self, resident: Resident, hold: NameHold) -> None:
-        hold.stop_timer()
         if self._is_closed or self._residents.get(resident.key) is not resident:
+            hold.stop_timer()
             return
-        seconds = hold.keep_alive_seconds
-        hold.expires_at = time.monotonic() + seconds
-        if seconds <= 0:
-            self._expire(resident, hold)
-        elif seconds < _LONGEST_TIMER_SECONDS:
-            loop = asyncio.get_running_loop()
-            hold.timer = loop.call_later(seconds, self._expire, resident, hold)
+        hold.start_timer(lambda: self._expire(resident, hold))
 
     def _expire(self, resident: Resident, hold: NameHold) -> None:
         hold.stop_timer()
