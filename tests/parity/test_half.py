@@ -162,6 +162,18 @@ def test_what_is_made_of_a_shape_goes_into_ranges_only(tmp_path: pathlib.Path):
     assert readers == {"Squeeze", "Neg", "Range"}
 
 
+@pytest.mark.parametrize("types", ["Q6_K", "Q4_K"])
+def test_experts_are_as_near_as_on_the_cpu(tmp_path: pathlib.Path, types: str):
+    """Two blocks of 16 are one there; the CPU's operator rounds activations to 8 bits besides."""
+    path = make_gguf(tmp_path / "model.gguf", architecture="mixtral", types=types)
+    half, fast = OnnxLoop(converted_file(path, target="onnx-cuda")), OnnxLoop(converted_file(path))
+    exact = OnnxLoop(converted_file(path, precise=True))
+    ids = prompt_ids(half.artifact.vocabulary)
+    expected = exact.logprobs(ids)
+    apart = [np.sqrt(np.square(one.logprobs(ids) - expected).mean()) for one in (half, fast)]
+    assert apart[0] < 1.3 * apart[1] < 0.3
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen35", "gemma-embedding"])
 def test_nothing_in_it_needs_cudnn(tmp_path: pathlib.Path, architecture: str):
     """These reductions do; the runtime loads that library for them alone, if it finds it."""

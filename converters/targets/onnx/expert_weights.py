@@ -2,7 +2,8 @@
 
 A type with mins, w = s·q - m, becomes w' = (s/k)·(k·q + c - (z + c)) with z = round(k·m/s): of the
 factors k that fit into 8 bits the one that rounds least, which moves a block by a few hundredths of
-its step. A block where none fits is requantised from its smallest to its largest weight.
+its step. A block where none fits is requantised from its smallest to its largest weight; so are blocks
+that become one, where the form asks for longer ones than the type has.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def _coded_slice(levels: Levels, bits: int) -> ZeroPointed:
 
 def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
     """In blocks of `block`: a wider block's scale and zero point hold for each of its parts."""
+    if found.codes.shape[2] < block:
+        return _joined(found, block)
     repeats = found.codes.shape[2] // block
     if repeats == 1:
         return found
@@ -90,6 +93,22 @@ def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
         np.repeat(found.scales, repeats, axis=1),
         np.repeat(found.zeros, repeats, axis=1),
         np.repeat(found.errors, repeats, axis=1),
+    )
+
+
+def _joined(found: ZeroPointed, block: int) -> ZeroPointed:
+    """Neighbouring blocks as one of `block` weights, requantised: 8 bits hold the range of both."""
+    count = block // found.codes.shape[2]
+    centred = found.codes.astype(np.float32) - found.zeros.astype(np.float32)[..., None]
+    weights = (centred * found.scales[..., None]).reshape(-1, block)
+    codes, scales, zeros, errors = _requantised(weights)
+    shape = (len(found.codes), -1)
+    before = found.errors.reshape(-1, count).max(axis=1)
+    return ZeroPointed(
+        codes.reshape(*shape, block),
+        scales.reshape(shape),
+        zeros.astype(np.uint8).reshape(shape),
+        (errors + before).astype(np.float32).reshape(shape),
     )
 
 

@@ -2,7 +2,8 @@
 
 The CPU operators ask for one width of codes and one block for both stacks. Types without mins keep
 their codes; a type with mins becomes 8-bit codes with integer zero points, the one place where a
-quantised weight is re-encoded. Experts in floats, and all of a precise artifact, stay floats.
+quantised weight is re-encoded. CUDA's operator knows no blocks of 16: there two of them become one,
+re-encoded too. Experts in floats, and all of a precise artifact, stay floats.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from converters.targets.onnx.pieces import ItemType, Number, Piece
 PlacePiece = Callable[[str, ItemType, tuple[int, ...]], Piece]
 # Blocks that the operator has fast kernels for; wider ones repeat their scale.
 MAX_BLOCK = 128
+LEAST_CUDA_BLOCK = 32
 
 
 class StackForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +74,7 @@ def plan_stacks(
 ) -> list[Stack]:
     """Both stacks of a block. Raises Unsupported for what the operators cannot express."""
     found = [tensors[matrix.weight] for matrix in experts.matrices()]
-    form = stack_form(found, precise=precise)
+    form = stack_form(found, precise=precise, number=number)
     if form.kind == "floats" and (experts.gating != "softmax" or experts.selection_bias):
         raise Unsupported(
             f"tensor {found[0].name!r}: experts in floats behind a sigmoid router are not supported"
@@ -99,7 +101,9 @@ def _gate_up(
         yield experts.up, half, half
 
 
-def stack_form(tensors: list[TensorInfo], *, precise: bool) -> StackForm:
+def stack_form(
+    tensors: list[TensorInfo], *, precise: bool, number: Number = "float32"
+) -> StackForm:
     """One form for all of a block's experts. Raises Unsupported for a type without codes."""
     kinds = {tensor.type_name: BLOCK_TYPES.get(tensor.type_name) for tensor in tensors}
     for tensor in tensors:
@@ -114,6 +118,8 @@ def stack_form(tensors: list[TensorInfo], *, precise: bool) -> StackForm:
     has_zeros = any(form.has_correction for form in coded)
     is_narrow = not has_zeros and all(form.bits == 4 for form in coded)
     block = min(MAX_BLOCK, *(form.block for form in coded))
+    if number == "float16" and block < LEAST_CUDA_BLOCK:
+        return StackForm(kind="codes", bits=8, block=LEAST_CUDA_BLOCK, has_zeros=True)
     return StackForm(kind="codes", bits=4 if is_narrow else 8, block=block, has_zeros=has_zeros)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backends.onnx import backend, self_test
+from backends.onnx.binding import BoundGraph
 from backends.onnx.device import Buffer, Device, HostDevice
 from backends.onnx.device_plan import GIB, RESERVE_BYTES, check_room, plan_device
 from backends.onnx.encoder import OnnxEncoder
@@ -34,6 +35,24 @@ def answers(engine, count: int) -> dict[str, list[int]]:
     for place in range(count):
         engine.add(ask(f"r{place}", [*PROMPT[place:], 5 + place], 12))
     return {name: ids_of(events) for name, events in run(engine).items()}
+
+
+def test_a_node_that_a_device_refuses_is_the_devices_fault(
+    encoding: pathlib.Path, stateful: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So the model gets another device: the runtime says it in the first run, not before."""
+
+    def refusing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("QMoE asymmetric zero_points are currently supported only when\nmore")
+
+    monkeypatch.setattr(BoundGraph, "run", refusing)
+    monkeypatch.setattr(OnnxEncoder, "_run", refusing)
+    for folder in (encoding, stateful):
+        with pytest.raises(
+            EngineError, match=r"could not run its self-test: .*only when$"
+        ) as caught:
+            loaded(folder)
+        assert caught.value.code == "device"
 
 
 # ---- states ----

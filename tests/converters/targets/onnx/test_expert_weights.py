@@ -111,3 +111,32 @@ def test_one_form_holds_for_a_block(types: str, expected: tuple[int, int, bool])
     form = stack_form(tensors, precise=False)
     assert (form.bits, form.block, form.has_zeros) == expected
     assert stack_form(tensors, precise=True).kind == "floats"
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ("Q4_0", (4, 32, False)),
+        ("Q4_K", (8, 32, True)),
+        ("Q6_K", (8, 32, True)),
+        ("Q2_K", (8, 32, True)),
+    ],
+)
+def test_cudas_operator_is_given_no_blocks_of_16(types: str, expected: tuple[int, int, bool]):
+    tensors = [each for each in random_header("mixtral", types).tensors if "_exps" in each.name]
+    form = stack_form(tensors, precise=False, number="float16")
+    assert (form.bits, form.block, form.has_zeros) == expected
+
+
+@pytest.mark.parametrize("type_name", ["Q6_K", "Q2_K", "Q3_K"])
+def test_blocks_that_are_joined_stay_as_near_as_they_say(type_name: str):
+    raw = raw_blocks(type_name)
+    exact = BLOCK_TYPES[type_name].dequantize(raw).reshape(-1, 32)
+    found = coded(type_name, raw, 8, 32)
+    assert found.codes.shape == (len(raw), 8, 32)
+    assert found.scales.shape == found.zeros.shape == found.errors.shape == (len(raw), 8)
+    joined = decoded(found, len(raw)).reshape(-1, 32)
+    apart = np.abs(joined - exact)
+    assert (apart.max(axis=1) <= found.errors.reshape(-1) + 1e-6).all()
+    ranges = exact.max(axis=1) - exact.min(axis=1)
+    assert (apart.max(axis=1) <= ranges / 25).all() and apart.any()
