@@ -27,11 +27,12 @@ from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.targets.onnx.layout import plan_layout as plan_onnx_layout
 from converters.tokenizer import tokenizer_refusal
 
-# Tensors that no text decoder reads: encoders and projectors stored along, extra prediction heads,
-# and rotation tables of old files that are recomputed.
+# Tensors that no text decoder reads: encoders and projectors stored along, extra prediction heads (and
+# whole blocks for them, which the file counts), and rotation tables of old files that are recomputed.
 _SKIPPED = re.compile(
     r"^(v|a|mm|mtp|nextn)\.|^blk\.\d+\.(nextn\.|attn_rot_embd\.weight$|attn\.inv_freq$)"
 )
+_BLOCK = re.compile(r"^blk\.(\d{1,9})\.")
 # What a graph's proto takes per array and per file, for the estimate; measured, rounded up.
 _GRAPH_BYTES_PER_PIECE = 400
 _GRAPH_BYTES = 64 << 10
@@ -198,10 +199,13 @@ def _check_head_sizes(model: ModelShape) -> None:
 
 def _left_out(file: GgufFile, model: ModelShape) -> tuple[str, ...]:
     """Names of the tensors skipped by rule. Raises Unsupported for one that has no place at all."""
-    used = model.tensor_names()
+    used, blocks = model.tensor_names(), len(model.blocks)
+    ahead = integer_value(file.metadata, f"{file.architecture}.nextn_predict_layers", 0)
     left = [tensor for tensor in file.tensors if tensor.name not in used]
     for tensor in left:
-        if not _SKIPPED.match(tensor.name):
+        block = _BLOCK.match(tensor.name)
+        predicts_ahead = block is not None and blocks <= int(block[1]) < blocks + ahead
+        if not (predicts_ahead or _SKIPPED.match(tensor.name)):
             raise Unsupported(_no_place(tensor, model))
     return tuple(tensor.name for tensor in left)
 

@@ -1,9 +1,10 @@
-"""`deepseek2`: DeepSeek V2 and V2-Lite, and what else uses its latent attention (GLM 4.7 Flash).
+"""`deepseek2`: DeepSeek V2, V3 and R1, and what else uses their latent attention (GLM 4.7 Flash).
 
 Source: llama.cpp, `LLM_ARCH_DEEPSEEK2` and `llm_build_deepseek2`: the head's key is [nope | rope],
 rotated as NORM pairs in the rope part only; the first `leading_dense_block_count` blocks are dense;
 YaRN leaves cos and sin as they are and sharpens the scores by (1 + 0.1 m ln factor)², where the file
-holds 0.1 m as `yarn_log_multiplier`. Experts chosen by groups first (V3) are refused.
+holds 0.1 m as `yarn_log_multiplier`. V3 and R1 choose groups of experts first. NOTE: the largest V2 does
+so by each group's best alone, which files cannot say; those that say groups without a sigmoid are refused.
 """
 
 from __future__ import annotations
@@ -27,21 +28,16 @@ ROTATED_STEP = 16
 
 def describe(header: Header) -> ModelShape:
     """Raises Unsupported for expert groups and head sizes that cannot be rotated."""
-    mixture.refuse_expert_groups(header)
     recipe, sharpening = _recipe(header)
-    gating, is_softmax_of_chosen = mixture.gating_of(header, 1)
-    is_normalised = header.flag("expert_weights_norm", False) or is_softmax_of_chosen
-    scale = header.number("expert_weights_scale", 1.0) or 1.0
+    routing = mixture.routing_of(header)
+    groups = header.count("expert_group_count", 1)
+    if groups > 1 and routing.get("gating") == "softmax":
+        raise Unsupported(f"deepseek2: softmax experts in {groups} groups are not supported")
 
     def block(index: int) -> BlockShape:
         attention = _attention(header, index, sharpening)
-        if not mixture.has_experts(header, index):
-            dense = decoder.gated_feed_forward(header, index)
-            return decoder.pre_norm_block(header, index, attention, dense)
-        experts = mixture.experts(
-            header, index, gating=gating, is_normalised=is_normalised, scale=scale
-        )
-        return decoder.pre_norm_block(header, index, attention, experts)
+        network = mixture.network(header, index, **routing)
+        return decoder.pre_norm_block(header, index, attention, network)
 
     return decoder.decoder(header, block, {"global": recipe}, temperature=temperature(header))
 

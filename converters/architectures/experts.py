@@ -25,6 +25,8 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     swiglu(g, u) = min(g, limit) · sigmoid(alpha · g) · (clip(u, ±limit) + beta); limit 0 is none.
     `gating`: the weights are softmax or sigmoid of the router's numbers, divided by their sum over
     the chosen ones where `is_normalised`. `selection_bias` [count] is added for choosing only.
+    Of `groups` of neighbouring experts the `groups_used` with the largest sums of their two best are
+    chosen first, and experts from those only.
     `shared` is added, times sigmoid(shared_gate x) where that is there.
     `is_gate_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
     `activation` "gelu": experts without a gate, down(gelu(up x)), and `gate` is None.
@@ -42,11 +44,19 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     is_normalised: bool = True
     scale: float = 1.0
     selection_bias: str = ""
+    groups: int = 1
+    groups_used: int = 1
     alpha: float = 1.0
     beta: float = 0.0
     limit: float = 0.0
     shared: FeedForward | None = None
     shared_gate: Linear | None = None
+
+    @property
+    def is_softmax_of_chosen(self) -> bool:
+        """Whether the chosen ones are those of the largest numbers, and share their softmax."""
+        is_plain = self.groups == 1 and not self.selection_bias
+        return is_plain and self.gating == "softmax" and self.is_normalised
 
     def linears(self) -> Iterator[Linear]:
         """The plain matrices; those of the experts are `matrices`."""

@@ -1,12 +1,14 @@
-"""`lfm2`: Liquid's LFM2; attention in some blocks, a short causal convolution in the others.
+"""`lfm2` and `lfm2moe`: Liquid's LFM2; attention in some blocks, a short causal convolution in the others.
 
-Source: llama.cpp, `LLM_ARCH_LFM2` and `llm_build_lfm2`: a block without KV heads convolves; attention
-norms each head of q and k and rotates NEOX halves; the final norm is called `token_embd_norm`.
+Source: llama.cpp, `LLM_ARCH_LFM2`, `LLM_ARCH_LFM2MOE` and `llm_build_lfm2`: a block without KV heads
+convolves; attention norms each head of q and k and rotates NEOX halves; the final norm is called
+`token_embd_norm`. After its first dense blocks `lfm2moe` has experts, whose weights are always divided
+by their sum.
 """
 
 from __future__ import annotations
 
-from converters.architectures import decoder
+from converters.architectures import decoder, mixture
 from converters.architectures.attention import grouped_attention
 from converters.architectures.header import Header
 from converters.architectures.mixers import Attention, ShortConvolution
@@ -20,12 +22,14 @@ def describe(header: Header) -> ModelShape:
     blocks = range(decoder.block_count(header))
     attending = [index for index in blocks if not _convolves(header, index)]
     if not attending:
-        raise MalformedFile("lfm2 without a block that attends")
+        raise MalformedFile(f"{header.architecture} without a block that attends")
+
+    gating = mixture.routing_of(header).get("gating", "softmax")
 
     def block(index: int) -> BlockShape:
         mixer = (_convolution if _convolves(header, index) else _attention)(header, index)
-        feed_forward = decoder.gated_feed_forward(header, index)
-        return decoder.pre_norm_block(header, index, mixer, feed_forward)
+        network = mixture.network(header, index, gating=gating)
+        return decoder.pre_norm_block(header, index, mixer, network)
 
     recipe = rope_recipe(header, _attention(header, attending[0]).head_size)
     has_own = header.has_tensor("token_embd_norm.weight")

@@ -5,7 +5,7 @@ Source: llama.cpp's `build_moe_ffn` and the `load_arch_tensors` that feed it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from converters.architectures.decoder import gated_feed_forward
 from converters.architectures.experts import ExpertMatrix, Experts
@@ -19,6 +19,14 @@ GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax"}
 SOFTMAX_OF_CHOSEN = 3
 
 
+class Routing(TypedDict, total=False):
+    """How experts are chosen and weighted, as `Experts` says it."""
+
+    gating: Gating
+    is_normalised: bool
+    scale: float
+
+
 def has_experts(header: Header, index: int) -> bool:
     return header.has_tensor(f"blk.{index}.ffn_gate_inp.weight")
 
@@ -27,12 +35,10 @@ def experts(
     header: Header,
     index: int,
     *,
-    is_normalised: bool = True,
-    scale: float = 1.0,
-    gating: Gating = "softmax",
     alpha: float = 1.0,
     beta: float = 0.0,
     limit: float = 0.0,
+    **routing: Unpack[Routing],
 ) -> Experts:
     """The experts of one block and, where the tensors are there, the shared expert beside them."""
     stem, width = f"blk.{index}.ffn", header.width
@@ -40,6 +46,7 @@ def experts(
     count, used = router.rows, header.count("expert_used_count")
     if not 0 < used <= count:
         raise MalformedFile(f"{header.architecture}.expert_used_count is {used} of {count}")
+    groups, groups_used = _groups(header, count, used)
     is_fused = header.has_tensor(f"{stem}_gate_up_exps.weight")
     up = _matrix(header, f"{stem}_{'gate_up' if is_fused else 'up'}_exps", count, columns=width)
     inner = up.rows // 2 if is_fused else up.rows
@@ -54,16 +61,23 @@ def experts(
         up=up,
         down=_matrix(header, f"{stem}_down_exps", count, rows=width, columns=inner),
         is_gate_up_fused=is_fused,
-        gating=gating,
-        is_normalised=is_normalised,
-        scale=scale,
+        groups=groups,
+        groups_used=groups_used,
         selection_bias=header.optional_vector(f"blk.{index}.exp_probs_b.bias", count),
         alpha=alpha,
         beta=beta,
         limit=limit,
         shared=_shared(header, index),
         shared_gate=_shared_gate(header, index),
+        **routing,
     )
+
+
+def network(header: Header, index: int, **routing: Unpack[Routing]) -> FeedForward | Experts:
+    """The experts of a block that has a router, else its dense network."""
+    if has_experts(header, index):
+        return experts(header, index, **routing)
+    return gated_feed_forward(header, index)
 
 
 def plain_experts(header: Header, index: int) -> Experts:
@@ -116,16 +130,25 @@ def _shared_gate(header: Header, index: int) -> Linear | None:
     return Linear(weight=name, rows=1, columns=header.width)
 
 
-def gating_of(header: Header, default: int) -> tuple[Gating, bool]:
-    """(function, whether only the chosen ones share the weights), by `expert_gating_func`."""
+def routing_of(header: Header, default: int = 1) -> Routing:
+    """By `expert_gating_func`, which is `default` where the file does not say, and what goes with it."""
     number = header.count("expert_gating_func", default) or default
     if number not in GATINGS:
         raise Unsupported(f"{header.architecture}.expert_gating_func {number} is not supported")
-    return GATINGS[number], number == SOFTMAX_OF_CHOSEN
+    return Routing(
+        gating=GATINGS[number],
+        is_normalised=header.flag("expert_weights_norm", False) or number == SOFTMAX_OF_CHOSEN,
+        scale=header.number("expert_weights_scale", 0.0) or 1.0,
+    )
 
 
-def refuse_expert_groups(header: Header) -> None:
-    """Choosing groups of experts first (DeepSeek V3) has no operator here."""
-    if header.count("expert_group_count", 1) > 1:
-        groups = header.count("expert_group_count", 1)
-        raise Unsupported(f"{header.architecture}: experts in {groups} groups are not supported")
+def _groups(header: Header, count: int, used: int) -> tuple[int, int]:
+    """How many groups there are and how many are chosen; (1, 1) where that makes no difference."""
+    groups = header.count("expert_group_count", 1) or 1
+    groups_used = header.count("expert_group_used_count", groups) or groups
+    size, rest = divmod(count, groups)
+    if rest or groups_used > groups or used > groups_used * size or (groups > 1 and size < 2):
+        raise MalformedFile(
+            f"{header.architecture}: {used} of {count} experts in {groups_used} of {groups} groups"
+        )
+    return (groups, groups_used) if groups_used < groups else (1, 1)

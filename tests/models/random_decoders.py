@@ -158,6 +158,15 @@ def lfm2_weights(shape: Shape) -> Iterator[Weight]:
         yield from gated_feed_forward(prefix, shape)
 
 
+def lfm2_metadata(shape: Shape) -> dict[str, Value]:
+    return {
+        "shortconv.l_cache": LFM2_KERNEL,
+        "attention.head_count_kv": [
+            0 if lfm2_convolves(index) else shape.kv_heads for index in range(shape.blocks)
+        ],
+    }
+
+
 def sections(shape: Shape) -> dict[str, Value]:
     """Time, height and width, as vision models cut what they rotate."""
     pairs = shape.head_size // 2
@@ -302,6 +311,7 @@ DECODERS: dict[str, Architecture] = {
         },
         is_tied=True,
     ),
+    "ernie4_5": Architecture("ernie4_5", llama_weights, is_tied=True),
     "exaone": Architecture("exaone", llama3_weights),
     "mistral3": Architecture(
         "mistral3",
@@ -317,12 +327,7 @@ DECODERS: dict[str, Architecture] = {
     "lfm2": Architecture(
         "lfm2",
         lfm2_weights,
-        lambda shape: {
-            "shortconv.l_cache": LFM2_KERNEL,
-            "attention.head_count_kv": [
-                0 if lfm2_convolves(index) else shape.kv_heads for index in range(shape.blocks)
-            ],
-        },
+        lfm2_metadata,
         is_tied=True,
     ),
 }

@@ -1,8 +1,14 @@
 """Test architectures with experts. Their routers are spread, so that rounding flips no choice."""
 
+import dataclasses
 from collections.abc import Iterator
 
-from tests.models.random_decoders import interleaved_sections, qwen3_weights
+from tests.models.random_decoders import (
+    interleaved_sections,
+    lfm2_metadata,
+    lfm2_weights,
+    qwen3_weights,
+)
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -11,6 +17,7 @@ from tests.models.random_parts import (
     attention,
     bias,
     embedding_and_head,
+    fused_attention,
     gated_feed_forward,
     head_norms,
     matrix,
@@ -145,6 +152,69 @@ def deepseek2_weights(
             yield from shared_expert(prefix, shape)
 
 
+def choice_bias(prefix: str) -> Weight:
+    return bias(f"{prefix}exp_probs_b.bias", EXPERTS, 0.2)
+
+
+def routed_weights(
+    shape: Shape,
+    *,
+    has_biases: bool = False,
+    has_norms: bool = True,
+    has_choice_bias: bool = True,
+    is_fused: bool = False,
+    ffn_norm: str = "ffn_norm",
+) -> Iterator[Weight]:
+    """The first block is dense, the others have experts and a shared one."""
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        if is_fused:
+            yield from fused_attention(prefix, shape)
+        else:
+            yield from attention(prefix, shape, has_bias=has_biases)
+        if has_norms:
+            yield from head_norms(prefix, shape.head_size, shape.head_size)
+        yield norm(f"{prefix}{ffn_norm}.weight", shape.embedding)
+        if index == 0:
+            yield from gated_feed_forward(prefix, shape)
+            continue
+        yield from experts(prefix, shape)
+        yield from shared_expert(prefix, shape)
+        if has_choice_bias:
+            yield choice_bias(prefix)
+
+
+def glm4moe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from routed_weights(shape, has_biases=True, ffn_norm="post_attention_norm")
+
+
+def ungrouped(shape: Shape) -> Shape:
+    """Keys and values for every head: some models of llama.cpp know no others."""
+    return dataclasses.replace(shape, kv_heads=shape.heads)
+
+
+def bailing_weights(shape: Shape) -> Iterator[Weight]:
+    yield from routed_weights(shape, is_fused=True)
+
+
+def ernie_weights(shape: Shape, *, has_choice_bias: bool = True) -> Iterator[Weight]:
+    yield from routed_weights(shape, has_norms=False, has_choice_bias=has_choice_bias)
+
+
+def lfm2moe_weights(shape: Shape) -> Iterator[Weight]:
+    """The first block is dense."""
+    for weight in lfm2_weights(shape):
+        if ".ffn_" not in weight.name or weight.name.startswith("blk.0."):
+            yield weight
+    for index in range(1, shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}ffn_norm.weight", shape.embedding)
+        yield from experts(prefix, shape)
+        yield choice_bias(prefix)
+
+
 def lite_weights(shape: Shape) -> Iterator[Weight]:
     yield from deepseek2_weights(shape, is_lite=True)
 
@@ -157,7 +227,7 @@ def sigmoid_weights(shape: Shape) -> Iterator[Weight]:
     """Routed as DeepSeek V3 is, without its groups."""
     yield from deepseek2_weights(shape)
     for index in range(1, shape.blocks):
-        yield bias(f"blk.{index}.exp_probs_b.bias", EXPERTS, 0.2)
+        yield choice_bias(f"blk.{index}.")
 
 
 def expert_metadata(shape: Shape) -> dict[str, Value]:
@@ -167,6 +237,33 @@ def expert_metadata(shape: Shape) -> dict[str, Value]:
         "expert_used_count": USED,
         "expert_feed_forward_length": inner,
         "expert_shared_feed_forward_length": inner,
+    }
+
+
+def routed_metadata(shape: Shape) -> dict[str, Value]:
+    return {
+        **expert_metadata(shape),
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+        "expert_gating_func": 2,
+        "expert_weights_norm": True,
+        "expert_weights_scale": 1.5,
+    }
+
+
+GROUPS: dict[str, Value] = {"expert_group_count": 4, "expert_group_used_count": 2}
+
+
+def half_rotated(shape: Shape) -> dict[str, Value]:
+    return {"rope.dimension_count": shape.head_size // 2}
+
+
+def ernie_metadata(shape: Shape) -> dict[str, Value]:
+    return {
+        **expert_metadata(shape),
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+        "interleave_moe_layer_step": 1,
     }
 
 
@@ -343,6 +440,51 @@ MIXTURES: dict[str, Architecture] = {
             "expert_gating_func": 2,
             "expert_weights_norm": True,
         },
+    ),
+    "deepseek2-groups": Architecture(
+        "deepseek2",
+        sigmoid_weights,
+        lambda shape: {
+            **deepseek2_metadata(shape),
+            **GROUPS,
+            "expert_group_used_count": 1,
+            "expert_gating_func": 2,
+            "expert_weights_norm": True,
+        },
+    ),
+    "glm4moe": Architecture(
+        "glm4moe", glm4moe_weights, lambda shape: routed_metadata(shape) | half_rotated(shape)
+    ),
+    "dots1": Architecture(
+        "dots1",
+        lambda shape: routed_weights(ungrouped(shape)),
+        lambda shape: {
+            **routed_metadata(shape),
+            "attention.head_count_kv": shape.heads,
+            "expert_weights_norm": False,
+        },
+    ),
+    "bailingmoe2": Architecture(
+        "bailingmoe2",
+        bailing_weights,
+        lambda shape: routed_metadata(shape) | half_rotated(shape) | GROUPS,
+    ),
+    "ernie4_5-moe": Architecture("ernie4_5-moe", ernie_weights, ernie_metadata),
+    "ernie4_5-moe-unbiased": Architecture(
+        "ernie4_5-moe",
+        lambda shape: ernie_weights(shape, has_choice_bias=False),
+        ernie_metadata,
+    ),
+    "lfm2moe": Architecture(
+        "lfm2moe",
+        lfm2moe_weights,
+        lambda shape: {
+            **lfm2_metadata(shape),
+            **expert_metadata(shape),
+            "leading_dense_block_count": 1,
+            "expert_gating_func": 2,
+        },
+        is_tied=True,
     ),
     "qwen35": Architecture("qwen35", qwen35_weights, qwen35_metadata, is_tied=True),
     "qwen3next": Architecture(

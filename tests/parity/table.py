@@ -25,7 +25,6 @@ from tests.parity.dequantised import dequantised
 from tests.parity.mlx_loop import MlxLoop
 from tests.parity.onnx_loop import OnnxLoop
 from tests.parity.test_architectures import (
-    CODED_ONLY,
     CONTEXT,
     in_pieces,
     made,
@@ -60,8 +59,6 @@ def row(folder: pathlib.Path, architecture: str, types: str) -> list[str]:
     if is_encoder:
         path = made_encoder(folder, architecture, types)
     else:
-        # Experts behind a sigmoid have no operator in floats, so codes that lose nothing stand in.
-        types = "Q8_0" if architecture in CODED_ONLY and types == "F32" else types
         path = made(folder, architecture, types, METADATA.get(architecture))
     meant = path if types == "F32" else dequantised(path, folder / "twin.gguf")
     measures = (vector_measures if is_encoder else logprob_measures)(meant)

@@ -30,8 +30,6 @@ TOLERANCES = {
 }
 # The period at which blocks do not rotate, and the count by which llama.cpp knows the lite model.
 BLOCKS = {"smollm3": 4, "deepseek2-lite": 26}
-# Experts behind a sigmoid have no operator in floats.
-CODED_ONLY = {"deepseek2-sigmoid"}
 Row = npt.NDArray[np.float64]
 
 
@@ -68,7 +66,7 @@ def in_pieces(folder: pathlib.Path, ids: list[int]) -> Row:
     return loop.logprobs(ids[-1:])
 
 
-@pytest.mark.parametrize("architecture", sorted({*DECODERS, *MIXTURES} - CODED_ONLY))
+@pytest.mark.parametrize("architecture", sorted({*DECODERS, *MIXTURES}))
 def test_logprobs_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: str):
     path, ids = made(tmp_path, architecture, "F32"), prompt_ids()
     folder = converted_file(path)
@@ -85,7 +83,7 @@ def rms(found: Row, expected: Row) -> float:
 
 
 @pytest.mark.parametrize("types", ["Q8_0", "Q4_0", "Q4_K", "Q4_K_M"])
-@pytest.mark.parametrize("architecture", ["deepseek2", "deepseek2-sigmoid", "gpt-oss", "qwen2moe"])
+@pytest.mark.parametrize("architecture", ["bailingmoe2", "deepseek2", "gpt-oss", "qwen2moe"])
 def test_coded_experts_are_about_as_near_to_the_exact_numbers(
     tmp_path: pathlib.Path, architecture: str, types: str
 ):
@@ -98,7 +96,7 @@ def test_coded_experts_are_about_as_near_to_the_exact_numbers(
     assert rms(found, exact) < max(2.5 * rms(theirs, exact), 0.1)
 
 
-@pytest.mark.parametrize("architecture", ["mixtral", "gpt-oss", "deepseek2"])
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt-oss", "deepseek2", "bailingmoe2"])
 def test_precise_experts_give_the_exact_numbers(tmp_path: pathlib.Path, architecture: str):
     path, ids = made(tmp_path, architecture, "Q4_K"), prompt_ids()
     found = OnnxLoop(converted_file(path, precise=True), CONTEXT).logprobs(ids)

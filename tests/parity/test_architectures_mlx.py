@@ -29,7 +29,10 @@ TOLERANCES = {
     "deepseek2-lite": DEEP,  # 26 blocks
 }
 # What mlx-lm's modules lack.
-REFUSED = {"granitemoe": "granitemoe model has no shared expert without gate"}
+REFUSED = {
+    "granitemoe": "granitemoe model has no shared expert without gate",
+    "ernie4_5-moe": "ernie4_5_moe model has no bias on choosing experts",
+}
 # Its module sees everything: the artifact's context ends where the window does.
 METADATA: dict[str, dict[str, Value]] = {"gemma2": {"gemma2.attention.sliding_window": 64}}
 # Those whose tensors are turned, split, put in another order or left dense on the way.

@@ -21,6 +21,10 @@ from converters.targets.mlx.layout import Layout, Run
 from converters.targets.mlx.models.family import Family
 from converters.targets.mlx.placer import Placer
 
+# Modules take 0 for experts outside of the chosen groups, which no expert within may fall below. What is
+# added to all of them changes no choice.
+ABOVE_NOTHING = 16.0
+
 
 def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Family) -> Layout:
     """Raises Unsupported for a tensor that has no place in the family or no form."""
@@ -114,8 +118,13 @@ def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) 
         f"{stem}.{names.router}", "router", experts.router, is_dense=family.has_dense_router
     )
     if family.selection_bias:
-        path = f"{stem}.{family.selection_bias}"
-        placer.vector(path, experts.selection_bias, experts.count)
+        placer.vector(
+            f"{stem}.{family.selection_bias}",
+            experts.selection_bias,
+            experts.count,
+            shift=ABOVE_NOTHING if experts.groups > 1 else 0.0,
+            is_wide=True,
+        )
     for role, matrix, part in _expert_parts(experts):
         _place_expert_matrix(placer, f"{stem}.{names.experts}.{role}_proj", experts, matrix, part)
     if experts.shared is None:

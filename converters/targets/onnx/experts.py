@@ -75,10 +75,6 @@ def plan_stacks(
     """Both stacks of a block. Raises Unsupported for what the operators cannot express."""
     found = [tensors[matrix.weight] for matrix in experts.matrices()]
     form = stack_form(found, precise=precise, number=number)
-    if form.kind == "floats" and (experts.gating != "softmax" or experts.selection_bias):
-        raise Unsupported(
-            f"tensor {found[0].name!r}: experts in floats behind a sigmoid router are not supported"
-        )
     parts = [list(_gate_up(experts, tensors)), [(experts.down, 0, experts.down.rows)]]
     return [
         _stack(name, experts.count, part, form, tensors, place, number)

@@ -2,10 +2,14 @@
 
 Experts with codes go through QMoE, whose only fused form on CPU interleaves the rows of gate and up;
 experts in floats through MoE, which routes the same way. Routing without given weights is a softmax
-over the chosen experts (QMoE, and MoE when told to normalise).
+over the chosen experts (QMoE, and MoE when told to normalise). MoE takes no given weights: it gets the
+logarithms of the chosen experts' instead, and so low numbers for the others that their share is 0.
 """
 
 from __future__ import annotations
+
+import numpy as np
+from onnx import numpy_helper
 
 from converters.architectures.experts import Experts
 from converters.architectures.parts import FeedForward
@@ -13,6 +17,9 @@ from converters.targets.onnx.experts import StackForm, stack_names
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.linear import INTEGER_ACTIVATIONS
 from converters.targets.onnx.parts import Parts
+
+# Below every number that experts are chosen by, and e to its power is 0; fits into fp16.
+NEVER = -1e4
 
 
 def feed_forward(parts: Parts, x: str, index: int, shape: FeedForward | Experts) -> str:
@@ -75,7 +82,7 @@ def _routed(parts: Parts, x: str, index: int, shape: Experts) -> str:
         for stack in (first, second)
     ]
     if first.form.kind == "floats":
-        found = _float_experts(parts, [ids, scores], weights, shape)
+        found = _float_experts(parts, ids, scores, weights, shape)
     else:
         chosen, shares = _routing(parts, scores, shape)
         found = _coded_experts(parts, [ids, chosen, shares], weights, shape, first.form)
@@ -86,14 +93,49 @@ def _routed(parts: Parts, x: str, index: int, shape: Experts) -> str:
 def _routing(parts: Parts, scores: str, shape: Experts) -> tuple[str, str]:
     """(what experts are chosen by, their weights or "" for a softmax over the chosen ones)."""
     graph = parts.graph
-    if shape.gating == "softmax" and shape.is_normalised and not shape.selection_bias:
+    if shape.is_softmax_of_chosen:
         return scores, ""
     operator = "Softmax" if shape.gating == "softmax" else "Sigmoid"
     shares = graph.node(operator, [scores], "router_shares")
-    if not shape.selection_bias:
+    if not shape.selection_bias and shape.groups == 1:
         return scores, shares
-    bias = parts.vector(shape.selection_bias)
-    return graph.node("Add", [shares, bias], "router_choice"), shares
+    choice = shares
+    if shape.selection_bias:
+        bias = parts.vector(shape.selection_bias)
+        choice = graph.node("Add", [shares, bias], "router_choice")
+    return (_of_best_groups(graph, choice, shape) if shape.groups > 1 else choice), shares
+
+
+def _of_best_groups(graph: GraphBuilder, choice: str, shape: Experts) -> str:
+    """[ids, experts], so low outside of the best groups that nothing there is chosen.
+
+    NOTE: no axis is negative, since ReduceSum then keeps it when there are no ids.
+    """
+    cut = graph.integers(-1, shape.groups, shape.count // shape.groups)
+    grouped = graph.node("Reshape", [choice, cut], "router_groups")
+    best, _ = _top(graph, grouped, 2, "group_best")
+    sums = graph.node("ReduceSum", [best, graph.integers(2)], "group_sums", keepdims=0)
+    top, chosen = _top(graph, sums, shape.groups_used, "group_top")
+    zeros = graph.node("Mul", [top, graph.number(0.0)], "group_zeros")
+    mask = _scattered(graph, sums, chosen, zeros, "group_mask")
+    column = graph.node("Unsqueeze", [mask, graph.integers(2)], "group_masks")
+    masked = graph.node("Add", [grouped, column], "router_masked")
+    return graph.node("Reshape", [masked, graph.integers(-1, shape.count)], "router_of_groups")
+
+
+def _top(graph: GraphBuilder, x: str, count: int, label: str) -> tuple[str, str]:
+    """The largest `count` along the last axis, and where they were."""
+    outputs = [graph.scoped(label), graph.scoped(f"{label}_places")]
+    values, places = graph.nodes("TopK", [x, graph.integers(count)], outputs, axis=-1)
+    return values, places
+
+
+def _scattered(graph: GraphBuilder, like: str, places: str, values: str, label: str) -> str:
+    """[ids, ·] as `like`, with the values at their places in each row and NEVER elsewhere."""
+    size = graph.node("Shape", [like], f"{label}.size")
+    fill = numpy_helper.from_array(np.array([NEVER], graph.item))
+    empty = graph.node("ConstantOfShape", [size], f"{label}.never", value=fill)
+    return graph.node("ScatterElements", [empty, places, values], label, axis=1)
 
 
 def _activation(shape: Experts) -> dict[str, int | float | str]:
@@ -110,18 +152,44 @@ def _activation(shape: Experts) -> dict[str, int | float | str]:
 
 
 def _float_experts(
-    parts: Parts, inputs: list[str], weights: list[dict[str, str]], shape: Experts
+    parts: Parts, ids: str, scores: str, weights: list[dict[str, str]], shape: Experts
 ) -> str:
+    """NOTE: the operator's own weights are shares of the softmax over all experts unless told otherwise."""
+    is_given = shape.gating != "softmax" or bool(shape.selection_bias) or shape.groups > 1
+    total = ""
+    if is_given:
+        scores, total = _given_weights(parts, scores, shape)
+    inputs = [ids, scores]
     for stack in weights:
         inputs = [*inputs, stack["values"], stack.get("bias", "")]
-    return parts.graph.node(
+    found = parts.graph.node(
         "MoE",
         inputs,
         "experts_sum",
         domain=MICROSOFT,
-        normalize_routing_weights=int(shape.is_normalised),
+        normalize_routing_weights=int(is_given or shape.is_normalised),
         **_activation(shape),
     )
+    return parts.graph.node("Mul", [found, total], "experts_weighted") if total else found
+
+
+def _given_weights(parts: Parts, scores: str, shape: Experts) -> tuple[str, str]:
+    """(logarithms of the chosen experts' weights, what their normalised sum is to be multiplied by)."""
+    graph = parts.graph
+    choice, _ = _routing(parts, scores, shape)
+    _, chosen = _top(graph, choice, shape.used, "experts_chosen")
+    if shape.gating == "softmax":
+        logarithms = graph.node("LogSoftmax", [scores], "router_logarithms", axis=-1)
+    else:  # of a sigmoid, without its underflow
+        negative = graph.node("Neg", [scores], "router_negative")
+        grown = graph.node("Softplus", [negative], "router_softplus")
+        logarithms = graph.node("Neg", [grown], "router_logarithms")
+    wanted = graph.node("GatherElements", [logarithms, chosen], "weight_logarithms", axis=1)
+    routed = _scattered(graph, scores, chosen, wanted, "router_of_chosen")
+    if shape.is_normalised:
+        return routed, ""
+    weights = graph.node("Exp", [wanted], "expert_weights")
+    return routed, graph.node("ReduceSum", [weights, graph.integers(1)], "weight_sum", keepdims=1)
 
 
 def _coded_experts(

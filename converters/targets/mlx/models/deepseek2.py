@@ -16,18 +16,19 @@ from converters.artifact import RopeTable
 from converters.errors import Unsupported
 from converters.targets.mlx.models.family import Config, Family, first_attention
 from converters.targets.mlx.models.names import Names
+from converters.targets.mlx.models.routed import SIGMOID_ROUTED, routed_experts
 
 LATENT_EPSILON = 1e-6
 # What mlx-lm drops when it loads deepseek_v3: the block that predicts ahead, and all 61x.
 DROPPED_BLOCK = 61
-_COMMON = frozenset(
+_COMMON = frozenset({"latent attention", "rope scaling"})
+_GREEDY = frozenset(
     {
-        "latent attention",
         "experts",
         "dense blocks among experts",
         "shared expert without gate",
         "scaled experts",
-        "rope scaling",
+        "unnormalised experts",
     }
 )
 
@@ -46,49 +47,14 @@ def _config(model: ModelShape) -> Config:
         "qk_nope_head_dim": attention.nope_size,
         "v_head_dim": attention.value_size,
         "num_key_value_heads": attention.heads,
-        "first_k_dense_replace": _dense_blocks(model),
         "moe_layer_freq": 1,
-    } | _experts(model)
-
-
-def _dense_blocks(model: ModelShape) -> int:
-    kinds = [isinstance(block.feed_forward, Experts) for block in model.blocks]
-    count = kinds.index(True) if True in kinds else len(kinds)
-    if not all(kinds[count:]):
-        raise Unsupported("mlx-lm's deepseek models have their dense blocks first")
-    return count
-
-
-def _experts(model: ModelShape) -> Config:
-    found = [each.feed_forward for each in model.blocks if isinstance(each.feed_forward, Experts)]
-    if not found:
-        return {"n_routed_experts": None}
-    experts, inner = found[0], found[0].down.columns
-    shared, rest = divmod(experts.shared.down.columns if experts.shared else 0, inner)
-    if rest:
-        raise Unsupported("mlx-lm's deepseek models have shared experts as wide as the others")
-    return {
-        "n_routed_experts": experts.count,
-        "num_experts_per_tok": experts.used,
-        "moe_intermediate_size": inner,
-        "n_shared_experts": shared or None,
-        "routed_scaling_factor": experts.scale,
-    }
+    } | routed_experts(model)
 
 
 def _chosen_by_sigmoid(model: ModelShape) -> Config:
     if len(model.blocks) > DROPPED_BLOCK:
         raise Unsupported(f"mlx-lm's deepseek_v3 model drops block {DROPPED_BLOCK}")
-    experts = next(
-        each.feed_forward for each in model.blocks if isinstance(each.feed_forward, Experts)
-    )
-    return _config(model) | {
-        "topk_method": "noaux_tc",
-        "scoring_func": "sigmoid",
-        "norm_topk_prob": experts.is_normalised,
-        "n_group": 1,
-        "topk_group": 1,
-    }
+    return _config(model) | {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 
 
 def _rope(config: Config, model: ModelShape, tables: dict[str, RopeTable]) -> Config:
@@ -125,7 +91,7 @@ GREEDY = Family(
     keeps_pairs=True,
     has_dense_router=True,
     joins_latent=True,
-    carries=_COMMON | {"unnormalised experts"},
+    carries=_COMMON | _GREEDY,
     needs=frozenset({"latent attention"}),
 )
 BY_SIGMOID = Family(
@@ -136,7 +102,7 @@ BY_SIGMOID = Family(
     keeps_pairs=True,
     has_dense_router=True,
     selection_bias="mlp.gate.e_score_correction_bias",
-    carries=_COMMON | {"unnormalised experts", "experts by sigmoid", "bias on choosing experts"},
+    carries=_COMMON | SIGMOID_ROUTED,
     needs=frozenset({"latent attention", "experts by sigmoid"}),
 )
 

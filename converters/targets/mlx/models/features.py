@@ -107,6 +107,7 @@ def _expert_features(experts: Experts) -> Iterator[str]:
     yield from _when("unnormalised experts", not experts.is_normalised)
     yield from _when("experts by sigmoid", experts.gating != "softmax")
     yield from _when("scaled experts", experts.scale != 1)
+    yield from _when("experts in groups", experts.groups > 1)
     yield from _when("bias on choosing experts", bool(experts.selection_bias))
     has_bias = bool(experts.router.bias) or any(each.bias for each in experts.matrices())
     yield from _when("biases of experts", has_bias)

@@ -13,13 +13,13 @@ def _config(model: ModelShape) -> Config:
     rotated, head_size = model.rope["global"].dimensions, attention_of(model.blocks[0]).head_size
     return {
         "partial_rotary_factor": rotated / head_size,
-        "attention_bias": bool(_biases(model)),
+        "attention_bias": bool(projection_biases(model)),
         "rope_traditional": attention_of(model.blocks[0]).interleaved,
     }
 
 
-def _biases(model: ModelShape) -> frozenset[str]:
-    """All three projections where any of them has one."""
+def projection_biases(model: ModelShape) -> frozenset[str]:
+    """All three projections where any of them has one. Shared with `glm4moe`."""
     attentions = [attention_of(block) for block in model.blocks]
     linears = [linear for each in attentions for linear in (each.query, each.key, each.value)]
     has_any = any(linear and linear.bias for linear in linears)
@@ -30,7 +30,7 @@ FAMILY = Family(
     model_type="glm4",
     keeps_pairs=True,
     config=_config,
-    biases=_biases,
+    biases=projection_biases,
     names=Names(
         post_attention_norm="post_self_attn_layernorm",
         post_feed_forward_norm="post_mlp_layernorm",

@@ -10,10 +10,13 @@ from converters.errors import Unsupported
 from converters.targets.mlx.models import (
     command_r,
     deepseek2,
+    dots1,
     encoder,
+    ernie4_5,
     exaone,
     gemma,
     glm4,
+    glm4moe,
     gpt_oss,
     granite,
     lfm2,
@@ -32,6 +35,7 @@ from converters.targets.mlx.models.family import Family, check
 FAMILIES: dict[str, Family] = {
     "cohere2": command_r.WINDOWED,
     "command-r": command_r.FAMILY,
+    "ernie4_5": ernie4_5.FAMILY,
     "exaone": exaone.FAMILY,
     "gemma": gemma.GEMMA,
     "gemma2": gemma.GEMMA2,
@@ -52,9 +56,14 @@ FAMILIES: dict[str, Family] = {
 }
 # Those whose blocks have experts.
 MIXTURES: dict[str, Family] = {
+    "bailingmoe2": dots1.BAILING,
+    "dots1": dots1.DOTS1,
+    "ernie4_5-moe": ernie4_5.MIXTURE,
+    "glm4moe": glm4moe.FAMILY,
     "gpt-oss": gpt_oss.FAMILY,
     "granite": granite.MIXTURE,
     "granitemoe": granite.MIXTURE,
+    "lfm2moe": lfm2.MIXTURE,
     "llama": llama.MIXTURE,
     "qwen2moe": qwen2.MIXTURE,
     "qwen35moe": qwen35.MIXTURE,
