@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -176,3 +177,9 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
 
 def lines(answer: httpx.Response) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in answer.text.splitlines()]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  nothing announces it
+            await asyncio.sleep(0.01)

@@ -1,11 +1,8 @@
 """The store on a real disk: what it writes, what it refuses, and what survives interruptions."""
 
 import asyncio
-import hashlib
 import os
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,59 +10,26 @@ import pytest
 
 from daemon.errors import Internal, Invalid, LoadFailed, NotFound, StoreReadOnly
 from daemon.models import manifest as media
-from daemon.models.durable import locked
 from daemon.models.manifest import (
-    ImageConfig,
-    Layer,
     Manifest,
-    encode_config,
     encode_manifest,
-    layer_of,
 )
-from daemon.models.marker import Marker, claim, read_marker, write_marker
+from daemon.models.marker import Marker, read_marker, write_marker
 from daemon.models.name import parse_name
-from daemon.models.store import LOCK_FILE, Store
+from daemon.models.store import Store
 from daemon.models.store import open_store as open_and_prune
+from tests.daemon.models.stores import (
+    CONTENT,
+    add,
+    blob_names,
+    hex_of,
+    nothing,
+    open_store,
+    store,
+    stream,
+)
 
-CONTENT = b"GGUF" + bytes(range(256)) * 4097
-
-
-def open_store(root: pathlib.Path, *, is_foreign: bool, no_prune: bool = False) -> Store:
-    return Store(root, claim(root, is_foreign=is_foreign), no_prune=no_prune)
-
-
-def hex_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture
-def store(tmp_path: pathlib.Path) -> Store:
-    return open_store(tmp_path / "models", is_foreign=False)
-
-
-async def stream(data: bytes, piece: int = 65536) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), piece):
-        yield data[start : start + piece]
-
-
-def nothing(_done: int, _total: int) -> None: ...
-
-
-async def add(store: Store, name: str, weights: bytes = CONTENT, **texts: str) -> Manifest:
-    digest = await store.put_blob(stream(weights))
-    layers = [Layer(media_type=media.MODEL, digest=f"sha256:{digest}", size=len(weights))]
-    for kind, text in texts.items():
-        await store.put_bytes(text.encode())
-        layers.append(layer_of(text.encode(), getattr(media, kind)))
-    config = encode_config(ImageConfig(model_format="gguf", model_family="llama"))
-    await store.put_bytes(config)
-    manifest = Manifest(config=layer_of(config, media.CONFIG_TYPE), layers=tuple(layers))
-    await store.write_manifest(parse_name(name), manifest)
-    return manifest
-
-
-def blob_names(store: Store) -> set[str]:
-    return {path.name for path in store.blobs.folder.iterdir()}
+__all__ = ["store"]
 
 
 def make_old(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,93 +371,3 @@ async def test_a_store_without_the_marker_is_read_only(store: Store) -> None:
             await attempt
     assert await other.prune() == 0
     assert sorted(store.root.rglob("*")) == before
-
-
-# ---- two daemons, pulled plugs ----
-
-_CHURN = """
-import asyncio, pathlib, sys
-from daemon.models.manifest import Manifest, layer_of
-from daemon.models.name import parse_name
-from daemon.models.store import open_store
-async def main(root, name, rounds):
-    store = await open_store(pathlib.Path(root), is_foreign=False)
-    for number in range(rounds):
-        blobs = [b"shared", f"{name} {number}".encode()]
-        layers = tuple(layer_of(blob, "text") for blob in blobs)
-        for blob in blobs:
-            await store.put_bytes(blob)
-        manifest = Manifest(config=layers[1], layers=layers[:1])
-        await store.write_manifest(parse_name(name), manifest, blobs)
-        store.resolve(parse_name(name))
-        if number + 1 < rounds and number % 3 == 0:
-            await store.delete(parse_name(name))
-asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
-"""
-
-
-def churn(root: pathlib.Path, name: str, rounds: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", _CHURN, str(root), name, str(rounds)], stderr=subprocess.PIPE
-    )
-
-
-def assert_whole(store: Store) -> None:
-    for entry in store.manifests():
-        for digest in entry.manifest.digests:
-            content = store.blobs.path(digest).read_bytes()
-            assert hex_of(content) == digest
-
-
-def test_two_daemons_on_one_store(store: Store) -> None:
-    children = [churn(store.root, name, 40) for name in ("a", "b")]
-    for child in children:
-        _, errors = child.communicate(timeout=60)
-        assert (child.returncode, errors) == (0, b"")
-    assert_whole(store)
-    assert len(store.manifests()) == 2
-
-
-def test_kill_in_the_middle_leaves_a_whole_store(store: Store) -> None:
-    for attempt in range(5):
-        child = churn(store.root, "a", 100_000)
-        time.sleep(0.5 + 0.07 * attempt)
-        child.kill()
-        child.communicate(timeout=10)
-        assert_whole(open_store(store.root, is_foreign=False))
-
-
-async def test_every_change_waits_for_the_other_daemon(store: Store) -> None:
-    manifest = await add(store, "a")
-    for change in (
-        lambda: store.put_blob(stream(b"x")),
-        lambda: store.put_bytes(b"y"),
-        lambda: store.link_blob(store.root / ".hearth-store", nothing),
-        lambda: store.write_manifest(parse_name("b"), manifest),
-        lambda: store.copy(parse_name("a"), parse_name("c")),
-        lambda: store.prune(),
-        lambda: store.delete(parse_name("a")),
-    ):
-        with locked(store.root / LOCK_FILE):
-            before = (blob_names(store), store.names())
-            task = asyncio.create_task(change())
-            await asyncio.wait({task}, timeout=0.1)
-            assert not task.done()
-            stored = {name for name in blob_names(store) if len(name) == len("sha256-") + 64}
-            assert (stored, store.names()) == before
-        await task
-    assert {name.short for name in store.names()} == {"b:latest", "c:latest"}
-
-
-async def test_an_adopted_store_is_written_and_keeps_what_nobody_deletes(
-    tmp_path: pathlib.Path,
-) -> None:
-    root = tmp_path / "theirs"
-    (root / "blobs").mkdir(parents=True)
-    store = Store(root, claim(root, is_foreign=True))
-    with pytest.raises(StoreReadOnly):
-        await store.put_bytes(b"x")
-    await store.adopt()
-    assert await store.put_bytes(b"x")
-    assert Store(root, claim(root, is_foreign=True)).is_writable
-    assert await store.prune() == 0
