@@ -9,6 +9,7 @@ points; where the type has mins, the correction `C = centre*s - m` makes the sum
 from __future__ import annotations
 
 import abc
+import functools
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -234,10 +235,13 @@ def words(raw: Bytes, start: int, stop: int, dtype: npt.DTypeLike = np.uint64) -
     item = _ITEMS.get(stop - start)
     if item is None:
         return np.ascontiguousarray(raw[:, start:stop]).view(dtype)
-    block = np.dtype(
-        {"names": ["x"], "formats": [item], "offsets": [start], "itemsize": raw.shape[1]}
-    )
-    return raw.view(block)["x"].copy().view(dtype)
+    return raw.view(_item_at(start, item, raw.shape[1]))["x"].copy().view(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _item_at(start: int, item: type[np.generic], width: int) -> np.dtype[np.void]:
+    """Blocks of `width` bytes of which only the item `x` counts."""
+    return np.dtype({"names": ["x"], "formats": [item], "offsets": [start], "itemsize": width})
 
 
 def splat(byte: int) -> np.uint64:
@@ -250,17 +254,20 @@ def bit_field(lanes: np.ndarray, shift: int, mask: int) -> np.ndarray:
     return (lanes >> np.uint64(shift)) & splat(mask) if shift else lanes & splat(mask)
 
 
-def strips(lanes: np.ndarray, run: int, bits: int) -> np.ndarray:
-    """u64 [n, w] lanes in runs of `run` lanes to codes u64 [n, w/run, 8/bits, run]."""
-    codes = np.empty((lanes.size // run, 8 // bits, run), np.uint64)
-    mask = splat((1 << bits) - 1)
+def strips(lanes: np.ndarray, run: int, bits: int, lift: int = 0) -> np.ndarray:
+    """u64 [n, w] lanes in runs of `run` lanes to codes u64 [n, w/run, 8/bits, run].
+
+    Each code is moved up by `lift` bits of its byte.
+    """
+    item = _ITEMS.get(8 * run) or np.dtype((np.void, 8 * run))
+    codes = np.empty((lanes.size // run, 8 // bits), item)
+    mask = splat(((1 << bits) - 1) << lift)
     for field in range(8 // bits):
-        shifted = (lanes >> np.uint64(field * bits) if field else lanes).reshape(-1, run)
-        if run == 2:  # one item each: faster than loops of two
-            codes.view(np.complex128)[:, field] = (shifted & mask).view(np.complex128)
-        else:
-            np.bitwise_and(shifted, mask, out=codes[:, field])
-    return codes.reshape(len(lanes), lanes.shape[1] // run, 8 // bits, run)
+        down = field * bits - lift
+        moved = lanes >> np.uint64(down) if down > 0 else lanes << np.uint64(-down)
+        moved &= mask
+        codes[:, field] = moved.reshape(-1).view(item)
+    return codes.view(np.uint64).reshape(len(lanes), lanes.shape[1] // run, 8 // bits, run)
 
 
 def nibble_halves(lanes: np.ndarray, run: int) -> np.ndarray:

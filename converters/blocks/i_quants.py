@@ -25,8 +25,9 @@ from converters.blocks.codebooks import codebook, parity_sign_masks, sign_masks
 
 _SIGNS = sign_masks()
 _PARITY_SIGNS = parity_sign_masks()
-_IQ2_LEVELS = (8, 25, 43, 0)
-_IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
+# Above the code of 0.
+_IQ2_LEVELS = tuple(128 + level for level in (8, 25, 43, 0))
+_IQ3_XXS_LEVELS = tuple(128 + level for level in (4, 12, 20, 28, 36, 44, 52, 62))
 # Added to eight codes at once: 1 up, 1 down. No code is 0 or 255.
 _SHIFTS = np.array([1, -1]).astype(np.uint64) * splat(1)
 _HALF, _QUARTER, _EIGHTH = np.float32(0.5), np.float32(0.25), np.float32(0.125)
@@ -37,10 +38,10 @@ class _IQuant(CodedBlockType, is_abstract=True):
 
 
 def _signed(lanes: np.ndarray, masks: np.ndarray) -> Bytes:
-    """128 + level, or 128 - level where the mask's byte is 0xFF; no level is 0."""
-    lanes = lanes ^ masks
-    lanes += masks & splat(1)
-    lanes ^= splat(0x80)
+    """128 + level, or 128 - level where the mask's byte is 0xFF. Overwrites both; no level is 0."""
+    lanes ^= masks
+    masks &= splat(1)
+    lanes += masks
     return lanes.view(np.uint8)
 
 
@@ -170,22 +171,22 @@ class IQ1_S(_IQuant, bits=4, centre=1):
         return entries(self._entries, index).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
-        scale, shift = self._steps(raw)
-        return scale, _scaled(scale, (8 - shift) / np.float32(8))
+        scale, is_down = self._steps(raw)
+        return scale, _scaled(scale, is_down * _QUARTER + np.float32(7 / 8))
 
     def _steps(self, raw: Bytes) -> tuple[Floats, Floats]:
-        """Scales, and shifts in eighths."""
+        """Scales, and 1 where the shift is down."""
         fields = words(raw, 34, 50, np.uint16)
-        steps = ((fields >> np.uint16(12)) & np.uint16(7)).astype(np.float32)
-        shift = np.where(fields & np.uint16(0x8000), np.float32(-1), np.float32(1))
-        return _scaled(half_floats(raw, 0), 2 * steps + 1), shift
+        odd = (fields >> np.uint16(11)) & np.uint16(0xE) | np.uint16(1)
+        is_down = (fields >> np.uint16(15)).astype(np.float32)
+        return _scaled(half_floats(raw, 0), odd.astype(np.float32)), is_down
 
     def unpack(self, raw: Bytes) -> Codes:
         """In eighths, shift included."""
         raw = self._checked(raw)
-        scale, shift = self._steps(raw)
+        scale, is_down = self._steps(raw)
         levels = self._codes(raw).reshape(len(raw), -1, self.sub).astype(np.int16)
-        q = 8 * levels - np.int16(8) + shift.astype(np.int16)[:, :, None]
+        q = 8 * levels - np.int16(7) - 2 * is_down.astype(np.int16)[:, :, None]
         return Codes(q.reshape(len(raw), -1), _scaled(scale, _EIGHTH), None, self.sub)
 
 

@@ -69,8 +69,8 @@ class Q3_K(_KQuant, bits=4, zero=4):
 
     def _codes(self, raw: Bytes) -> Bytes:
         low = strips(words(raw, 32, 96), 4, 2)
-        high = strips(words(raw, 0, 32), 4, 1).reshape(low.shape)
-        return (low | (high << np.uint64(2))).view(np.uint8)
+        low |= strips(words(raw, 0, 32), 4, 1, lift=2).reshape(low.shape)
+        return low.view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         return _scaled(half_floats(raw, 108), self.scale_steps(raw)), None
@@ -111,8 +111,8 @@ class Q5_K(_KQuant, bits=8, centre=16):
 
     def _codes(self, raw: Bytes) -> Bytes:
         low = strips(words(raw, 48, 176), 4, 4)
-        high = strips(words(raw, 16, 48), 4, 1).reshape(low.shape)
-        return (low | (high << np.uint64(4))).view(np.uint8)
+        low |= strips(words(raw, 16, 48), 4, 1, lift=4).reshape(low.shape)
+        return low.view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, Floats]:
         scales, mins = _six_bit_pairs(raw, 4)
@@ -126,8 +126,8 @@ class Q6_K(_KQuant, bits=8, zero=32):
 
     def _codes(self, raw: Bytes) -> Bytes:
         low = strips(words(raw, 0, 128), 8, 4)
-        high = strips(words(raw, 128, 192), 4, 2).reshape(low.shape)
-        return (low | (high << np.uint64(4))).view(np.uint8)
+        low |= strips(words(raw, 128, 192), 4, 2, lift=4).reshape(low.shape)
+        return low.view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         return _scaled(half_floats(raw, 208), words(raw, 192, 208, np.int8)), None

@@ -147,14 +147,23 @@ def _best_factors(largest: int, scale: Floats, minimum: Floats) -> tuple[Floats,
         ratio = (minimum / scale).reshape(-1)
     np.copyto(ratio, np.float32(256), where=~np.isfinite(ratio))
     most = min(MAX_FACTOR, 255 // largest)
-    # Half of such a factor rounds no less.
-    factor = _least_rounding(ratio, np.arange(most, most // 2, -1), None)
+    factor = _free_factors(ratio, most)
     # Codes reach from 0 to k · largest, and the zero point must lie within 255 of both.
     is_far = (ratio < 0) | (ratio * np.float32(most) > 255)
     if is_far.any():
         factor[is_far] = _least_rounding(ratio[is_far], np.arange(most, 0, -1), largest)
     chosen = factor.astype(np.float32)
     return chosen.reshape(scale.shape), np.rint(ratio * chosen).reshape(scale.shape)
+
+
+def _free_factors(ratio: Floats, most: int) -> npt.NDArray[np.uint8]:
+    """From above half of `most`: half of such a factor rounds no less."""
+    factors = np.arange(most, most // 2, -1)
+    ends = np.array([ratio.min(), ratio.max()])
+    is_last = ratio == ends[1]
+    if (is_last | (ratio == ends[0])).all():  # IQ1_S has two ratios, IQ3_S one
+        return _least_rounding(ends, factors, None)[is_last.view(np.uint8)]
+    return _least_rounding(ratio, factors, None)
 
 
 def _least_rounding(
