@@ -15,7 +15,6 @@ from converters.blocks.block_type import (
     CodedBlockType,
     Floats,
     looked_up,
-    nibble_halves,
     paired_halves,
     words,
 )
@@ -62,7 +61,7 @@ class Fp4BlockType(CodedBlockType, is_abstract=True):
         raise NotImplementedError
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return looked_up(nibble_halves(self._halves(raw), self.run), _CODES)
+        return looked_up(self._halves(raw), self.run, _CODES)
 
 
 class MXFP4(Fp4BlockType, bits=8, zero=128):

@@ -28,8 +28,6 @@ _PARITY_SIGNS = parity_sign_masks()
 # Above the code of 0.
 _IQ2_LEVELS = tuple(128 + level for level in (8, 25, 43, 0))
 _IQ3_XXS_LEVELS = tuple(128 + level for level in (4, 12, 20, 28, 36, 44, 52, 62))
-# Added to eight codes at once: 1 up, 1 down. No code is 0 or 255.
-_SHIFTS = np.array([1, -1]).astype(np.uint64) * splat(1)
 _HALF, _QUARTER, _EIGHTH = np.float32(0.5), np.float32(0.25), np.float32(0.125)
 
 
@@ -198,15 +196,16 @@ class IQ1_M(_IQuant, bits=8, zero=128):
     """
 
     name, type_size, sub = "IQ1_M", 56, 16
-    _entries = codebook("IQ1_S", (120, 128, 136, 0), 8)
+    # Shifted up, then down: the sign is the index's top bit.
+    _entries = np.concatenate(
+        [codebook("IQ1_S", levels, 8) for levels in ((121, 129, 137, 0), (119, 127, 135, 0))]
+    )
 
     def _codes(self, raw: Bytes) -> Bytes:
-        tops = nibble_pairs(raw, 32, 48)
-        index = (tops & np.uint8(7)).astype(np.uint16)
+        index = nibble_pairs(raw, 32, 48).astype(np.uint16)
         index <<= np.uint16(8)
         index |= raw[:, :32]
-        shifts = entries(_SHIFTS, tops >> np.uint8(3))
-        return (entries(self._entries, index) + shifts).view(np.uint8)
+        return entries(self._entries, index).view(np.uint8)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         fields = words(raw, 48, 56, np.uint16)

@@ -13,7 +13,6 @@ from converters.blocks.block_type import (
     Floats,
     half_floats,
     looked_up,
-    nibble_halves,
     nibble_pairs,
     spread,
     words,
@@ -29,7 +28,7 @@ class IQ4_NL(CodedBlockType, bits=8, zero=128):
     name, block_size, type_size, sub = "IQ4_NL", 32, 18, 32
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return looked_up(nibble_halves(words(raw, 2, 18), 2), _CODES)
+        return looked_up(words(raw, 2, 18), 2, _CODES)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         return half_floats(raw, 0), None
@@ -41,7 +40,7 @@ class IQ4_XS(CodedBlockType, bits=8, zero=128):
     name, block_size, type_size, sub = "IQ4_XS", 256, 136, 32
 
     def _codes(self, raw: Bytes) -> Bytes:
-        return looked_up(nibble_halves(words(raw, 8, 136), 2), _CODES)
+        return looked_up(words(raw, 8, 136), 2, _CODES)
 
     def _scales(self, raw: Bytes) -> tuple[Floats, None]:
         tops = spread(words(raw, 2, 4, np.uint8), 2)

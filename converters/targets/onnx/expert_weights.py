@@ -119,14 +119,15 @@ def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:
         scales = scale / factor
         # The zero point is off by a fraction of the new step; scale / factor itself rounds less.
         errors = np.abs(scales * zero - minimum)
-    lost = np.nonzero(factor == 0)
-    weights = codes[lost] * scale[lost][:, None] - minimum[lost][:, None]
+    lost, weights = factor == 0, None
+    if lost.any():
+        weights = codes[lost] * scale[lost][:, None] - minimum[lost][:, None]
     _multiply(codes, factor)
     if zero.min(initial=0) < 0:
         shift = np.maximum(0, -zero)
         codes += shift.astype(np.uint8)[:, :, None]
         zero += shift
-    if len(weights):
+    if weights is not None:
         codes[lost], scales[lost], zero[lost], errors[lost] = _requantised(weights)
     return ZeroPointed(codes, scales, zero.astype(np.uint8), errors)
 
@@ -162,7 +163,8 @@ def _free_factors(ratio: Floats, most: int) -> npt.NDArray[np.uint8]:
     ends = np.array([ratio.min(), ratio.max()])
     is_last = ratio == ends[1]
     if (is_last | (ratio == ends[0])).all():  # IQ1_S has two ratios, IQ3_S one
-        return _least_rounding(ends, factors, None)[is_last.view(np.uint8)]
+        first, last = _least_rounding(ends, factors, None)
+        return np.where(is_last, last, first)
     return _least_rounding(ratio, factors, None)
 
 

@@ -85,7 +85,8 @@ class StackSlice(NamedTuple):
         return first, self.rows * columns
 
     def steps(self) -> Iterator[StackSlice]:
-        step = max(1, STEP_ELEMENTS // (self.stack.columns * len(self.stack.sources)))
+        """So many weights of each source."""
+        step = max(1, STEP_ELEMENTS // self.stack.columns)
         for first in range(0, self.rows, step):
             yield self._replace(start=self.start + first, rows=min(step, self.rows - first))
 
