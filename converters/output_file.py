@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
+
+_SYNC_SECONDS = 0.5
 
 
 class OutputFile:
@@ -37,12 +40,37 @@ class OutputFile:
     def close(self) -> None:
         os.close(self._descriptor)
 
+    @contextmanager
+    def syncing(self) -> Iterator[None]:
+        """What is written meanwhile goes to the disk at once, so that the last sync is short.
+
+        Raises the OSError of a sync here: the system tells it only once.
+        """
+        ended, failures = threading.Event(), list[OSError]()
+        thread = threading.Thread(target=self._keep_syncing, args=(ended, failures), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def _keep_syncing(self, ended: threading.Event, failures: list[OSError]) -> None:
+        try:
+            while not ended.wait(_SYNC_SECONDS):
+                os.fsync(self._descriptor)
+        except OSError as error:
+            failures.append(error)
+
 
 @contextmanager
 def new_file(path: pathlib.Path) -> Iterator[OutputFile]:
-    """Raises FileExistsError."""
+    """Raises FileExistsError, and what the disk says of the bytes."""
     made = OutputFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        yield made
+        with made.syncing():
+            yield made
     finally:
         made.close()

@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import pathlib
 import shutil
+import time
 
 import msgspec
 import numpy as np
 import pytest
 
-from converters import staging
+from converters import output_file, staging
 from converters.artifact import ARTIFACT_FILE, WEIGHTS_FILE, read_artifact, variant_folder
 from converters.convert import Request, convert
 from converters.errors import ConversionError, MalformedFile, NoSpace, Unsupported
@@ -201,3 +202,18 @@ def test_the_description_is_json_that_decodes_again(model: pathlib.Path, tmp_pat
     raw = msgspec.json.decode((wanted.final / ARTIFACT_FILE).read_bytes())
     assert raw["precise"] is True
     assert raw["variant"] == "onnx-cpu-precise-f1"
+
+
+def test_a_disk_that_fails_behind_our_back_is_an_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells it to whoever syncs first, and only once."""
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(output_file, "_SYNC_SECONDS", 0.001)
+    with pytest.raises(OSError, match="Input/output"), output_file.new_file(tmp_path / "a") as file:
+        monkeypatch.setattr(output_file.os, "fsync", fail)
+        time.sleep(0.1)
+        file.put(b"12", 0)

@@ -24,9 +24,10 @@ from converters.targets.mlx.forms import Form, Number
 from converters.targets.mlx.moments import Moments, moments_of, moments_of_nibbles
 
 Bytes = npt.NDArray[np.uint8]
-# Slices near the second-level cache, and long enough for what each costs beside its weights.
+# Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long
+# enough for what each costs beside its weights.
 SLICE_WEIGHTS = 1 << 19
-RE_ENCODED_WEIGHTS, PASS_COLUMNS = 1 << 18, 1 << 13
+RE_ENCODED_WEIGHTS = 1 << 17
 # From here on fp32 has no fractions, so that a sum rounds.
 _NO_FRACTIONS = np.float32(1 << 23)
 # Of E8M0 and E4M3: not a number.
@@ -76,8 +77,9 @@ def _affine(
     if form.kind == "re-encoded":
         return _re_encoded(raw, kind, tensor, form, number, errors)
     scale, bias = _product_line(kind, raw) if isinstance(kind, Q3_K) else _line(kind, raw)
-    scales, biases = _stored(scale, tensor, number), _stored(bias, tensor, number)
-    lost = widened(scales) - scale, widened(biases) - bias
+    scales, kept_scale = _stored(scale, tensor, number)
+    biases, kept_bias = _stored(bias, tensor, number)
+    lost = kept_scale - scale, kept_bias - bias
     top, is_rounded = (1 << form.bits) - 1, bool(lost[0].any() or lost[1].any())
     if form.bits == 4:
         packed = kind.packed(raw)
@@ -91,10 +93,12 @@ def _affine(
     return Encoded(packed, scales, biases)
 
 
-def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> Stored:
+def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> tuple[Stored, Floats]:
+    """Rounded, and that as fp32."""
     rounded = stored(numbers, number)
-    check_range(numbers, widened(rounded), tensor.name, number)
-    return rounded
+    kept = widened(rounded)
+    check_range(numbers, kept, tensor.name, number)
+    return rounded, kept
 
 
 def _measure(
@@ -151,13 +155,12 @@ def _re_encoded(
     level = np.ascontiguousarray(kind.level_codes(raw).reshape(-1, kind.sub).T)
     scale, offset = _line(kind, raw)
     low, high = _weight_range(level, scale, offset, parts)
-    biases = _stored(low, tensor, number)
-    span = high - widened(biases)
+    biases, least = _stored(low, tensor, number)
+    span = high - least
     top = np.float32((1 << form.bits) - 1)
-    scales = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
-    unit = widened(scales)
+    scales, unit = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
     inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
-    wide_inverse, wide_bias = (np.repeat(each, parts) for each in (inverse, widened(biases)))
+    wide_inverse, wide_bias = (np.repeat(each, parts) for each in (inverse, least))
     line = scale * wide_inverse, (offset - wide_bias) * wide_inverse
     codes, left = _nearest(level, *line, top)
     _add_steps(errors, left, np.repeat(unit, parts), level.size)
@@ -173,27 +176,17 @@ class _Left(NamedTuple):
 
 
 def _nearest(level: Bytes, factor: Floats, shift: Floats, top: np.float32) -> tuple[Bytes, _Left]:
-    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8 [columns, places].
-
-    Some columns at a time: as fp32 they stay in the cache.
-    """
-    places, columns = level.shape
-    codes = np.empty((columns, places), np.uint8)
-    left = _Left(np.empty(columns, np.float32), np.empty(columns, np.float32))
-    for first in range(0, columns, PASS_COLUMNS):
-        part = slice(first, first + PASS_COLUMNS)
-        steps = level[:, part].astype(np.float32)
-        steps *= factor[part]
-        steps += shift[part]
-        rounded = steps + _NO_FRACTIONS
-        np.clip(rounded, _NO_FRACTIONS, _NO_FRACTIONS + top, out=rounded)
-        codes[part] = _low_bytes(rounded)
-        rounded -= _NO_FRACTIONS
-        steps -= rounded
-        steps *= steps
-        steps.max(axis=0, out=left.largest[part])
-        steps.sum(axis=0, out=left.squares[part])
-    return codes, left
+    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8 [columns, places]."""
+    steps = level.astype(np.float32)
+    steps *= factor
+    steps += shift
+    rounded = steps + _NO_FRACTIONS
+    np.clip(rounded, _NO_FRACTIONS, _NO_FRACTIONS + top, out=rounded)
+    codes = _low_bytes(rounded)
+    rounded -= _NO_FRACTIONS
+    steps -= rounded
+    steps *= steps
+    return codes, _Left(steps.max(axis=0), steps.sum(axis=0))
 
 
 def _low_bytes(rounded: Floats) -> Bytes:
