@@ -144,13 +144,13 @@ def _head_norm(header: Header, stem: str, widths: tuple[int, ...], *, is_centere
     return Norm(weight=weight, bias=bias, is_centered=is_centered)
 
 
-def windows(header: Header, period: int) -> Callable[[int], int]:
+def windows(header: Header, period: int, default: int = 0) -> Callable[[int], int]:
     """Block → sliding window, 0 for full attention.
 
     `attention.sliding_window_pattern` is the period p (the last of every p blocks sees all) or says
-    it block by block; `period` is what holds where the file does not say.
+    it block by block; `period` and `default` are what holds where the file does not say.
     """
-    window = header.count("attention.sliding_window", 0)
+    window = header.count("attention.sliding_window", default)
     pattern = header.flags("attention.sliding_window_pattern")
     if pattern is None:
         period = header.count("attention.sliding_window_pattern", period)

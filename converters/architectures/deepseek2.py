@@ -62,7 +62,7 @@ def _cached_sizes(header: Header, stem: str) -> tuple[int, int]:
     rope_size = rows - latent
     if rope_size <= 0:
         raise MalformedFile(f"'{stem}_kv_a_mqa.weight': {rows} rows for {latent} latent numbers")
-    if rope_size % 2 or rows % ROTATED_STEP:
+    if rope_size % ROTATED_STEP or rows % ROTATED_STEP:
         raise Unsupported(f"{header.architecture}: cached heads of {rows} are not supported")
     return rope_size, latent
 

@@ -1,4 +1,5 @@
-"""`llama`: Llama 1-3, Mistral, Mixtral, TinyLlama, SmolLM2, Vicuna, Yi and what else exports as it.
+"""`llama`: Llama 1-3, Mistral, Mixtral, TinyLlama, SmolLM2, Vicuna, Yi and what else exports as it;
+`internlm2`: InternLM 2 and 2.5, which is one by another name.
 
 Source: llama.cpp, `LLM_ARCH_LLAMA` in llama-model.cpp and `llm_build_llama`: rotary NORM pairs, the
 rows of q and k stored for them; `rope_freqs.weight` (Llama 3) divides the frequencies; biases where

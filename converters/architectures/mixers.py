@@ -15,7 +15,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     `rope` names a recipe of the model, empty for none. `interleaved` pairs (2i, 2i+1), llama.cpp's
     NORM; otherwise (i, i + dimensions/2), its NEOX. `window` 0 sees everything, W the last W ids
     with its own; in a bidirectional model the ids at most W/2 away. `alibi_bias` m > 0: slopes from
-    2^(-8/heads) on with m = 8. Query and key norms are [head_size] Query and key norms are [head_size] wide, or the projection wide.
+    2^(-8/heads) on with m = 8. Query and key norms are [head_size] wide, or the projection wide; with
+    `is_normed_after` they come after the rotation.
     `has_output_gate`: each head's rows of `query` are [q; gate], and what is attended is multiplied
     by sigmoid(gate).
     """
@@ -32,6 +33,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     has_output_gate: bool = False
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    is_normed_after: bool = False
     rope: str = "global"
     interleaved: bool = False
     window: int = 0

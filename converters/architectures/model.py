@@ -53,7 +53,8 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
     """One transformer block; a norm that is None is not there.
 
     x += residual_scale · post_attention_norm(mixer(attention_norm(x))), then the same with the
-    feed-forward network. `is_parallel`: both branches read attention_norm(x) and are added together.
+    feed-forward network. `is_parallel`: both branches read attention_norm(x) and are added together; a
+    feed_forward_norm, where there is one, makes what the second reads from the same x.
     `after_attention_norm`, `after_feed_forward_norm`: x = norm(x + branch), as BERT does;
     `second_after_norm`: then once more x' = norm(x' + x), of Jina's code model.
     """

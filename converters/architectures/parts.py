@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Activation = Literal["silu", "gelu", "gelu_tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared"]
 
 
 class Linear(msgspec.Struct, frozen=True, kw_only=True):

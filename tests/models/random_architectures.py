@@ -5,7 +5,7 @@ from `random_parts`, and a dictionary of metadata, in the file of its family. No
 written here.
 """
 
-from tests.models.random_decoders import DECODERS
+from tests.models.random_decoders import DECODERS as GATED
 from tests.models.random_encoders import ENCODERS
 from tests.models.random_mixtures import MIXTURES
 from tests.models.random_parts import (
@@ -16,6 +16,9 @@ from tests.models.random_parts import (
     Weight,
     common_metadata,
 )
+from tests.models.random_plain import PLAIN
+
+DECODERS: dict[str, Architecture] = GATED | PLAIN
 
 __all__ = [
     "ARCHITECTURES",

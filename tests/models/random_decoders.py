@@ -9,13 +9,11 @@ from tests.models.random_parts import (
     Value,
     Weight,
     attention,
-    bias,
     embedding_and_head,
     fused_attention,
     fused_feed_forward,
     gated_feed_forward,
     head_norms,
-    layer_norm,
     matrix,
     norm,
     plain_blocks,
@@ -106,20 +104,6 @@ def glm4_weights(shape: Shape) -> Iterator[Weight]:
         yield from fused_feed_forward(prefix, shape)
 
 
-def starcoder2_weights(shape: Shape) -> Iterator[Weight]:
-    yield from embedding_and_head(shape)
-    yield bias("output_norm.bias", shape.embedding, 0.1)
-    for index in range(shape.blocks):
-        prefix = f"blk.{index}."
-        yield from layer_norm(prefix, "attn_norm", shape.embedding)
-        yield from attention(prefix, shape, has_bias=True, has_output_bias=True)
-        yield from layer_norm(prefix, "ffn_norm", shape.embedding)
-        yield matrix(f"{prefix}ffn_up.weight", shape.feed_forward, shape.embedding)
-        yield bias(f"{prefix}ffn_up.bias", shape.feed_forward)
-        yield matrix(f"{prefix}ffn_down.weight", shape.embedding, shape.feed_forward)
-        yield bias(f"{prefix}ffn_down.bias", shape.embedding)
-
-
 def command_r_weights(shape: Shape) -> Iterator[Weight]:
     yield from embedding_and_head(shape)
     for index in range(shape.blocks):
@@ -127,6 +111,17 @@ def command_r_weights(shape: Shape) -> Iterator[Weight]:
         yield norm(f"{prefix}attn_norm.weight", shape.embedding)
         yield from attention(prefix, shape)
         yield from gated_feed_forward(prefix, shape)
+
+
+def seed_oss_weights(shape: Shape) -> Iterator[Weight]:
+    for weight in qwen2_weights(shape):
+        name = weight.name.replace("ffn_norm", "post_attention_norm")
+        yield dataclasses.replace(weight, name=name)
+
+
+def exaone4_weights(shape: Shape) -> Iterator[Weight]:
+    yield from sandwich_weights(shape, has_head_norms=True, has_pre_norms=False)
+    yield growing_factors("rope_freqs.weight", shape, 8.0)
 
 
 LFM2_KERNEL = 3
@@ -291,9 +286,6 @@ DECODERS: dict[str, Architecture] = {
         "glm4", glm4_weights, lambda shape: {"rope.dimension_count": shape.head_size // 2}
     ),
     "glm4-sections": Architecture("glm4", glm4_weights, halves_of_heads),
-    "starcoder2": Architecture(
-        "starcoder2", starcoder2_weights, lambda _shape: {"attention.layer_norm_epsilon": 1e-5}
-    ),
     "command-r": Architecture(
         "command-r",
         command_r_weights,
@@ -312,6 +304,15 @@ DECODERS: dict[str, Architecture] = {
         is_tied=True,
     ),
     "ernie4_5": Architecture("ernie4_5", llama_weights, is_tied=True),
+    "exaone4": Architecture("exaone4", exaone4_weights, is_tied=True),
+    "internlm2": Architecture("internlm2", llama_weights),
+    "minicpm": Architecture(
+        "minicpm",
+        llama_weights,
+        lambda _shape: {"embedding_scale": 6.0, "residual_scale": 0.7, "logit_scale": 1.3},
+        is_tied=True,
+    ),
+    "seed_oss": Architecture("seed_oss", seed_oss_weights, head_size=96),
     "exaone": Architecture("exaone", llama3_weights),
     "mistral3": Architecture(
         "mistral3",

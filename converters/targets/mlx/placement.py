@@ -5,6 +5,8 @@ Reads no weights. Every tensor that the architecture uses gets a place here, or 
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from converters.architectures.experts import ExpertMatrix, Experts
 from converters.architectures.mixers import (
     Attention,
@@ -82,16 +84,40 @@ def _place_attention(placer: Placer, stem: str, attention: Attention, family: Fa
         ("query", attention.query, turned),
         ("key", attention.key, turned),
         ("value", attention.value, 0),
-        ("fused", attention.fused, 0),
         ("attention_output", attention.output, 0),
     ):
         if linear is not None:
             path = f"{stem}.{getattr(names, role)}"
             placer.matrix(path, role, linear, head_size=head_size)
+    if attention.fused:
+        _place_fused(placer, stem, attention, attention.fused, family)
     placer.norm(f"{stem}.{names.query_norm}", attention.query_norm)
     placer.norm(f"{stem}.{names.key_norm}", attention.key_norm)
     if attention.sinks:
         placer.vector(f"{stem}.{names.sinks}", attention.sinks, attention.heads)
+
+
+def _place_fused(
+    placer: Placer, stem: str, attention: Attention, fused: Linear, family: Family
+) -> None:
+    names, size = family.names, attention.head_size
+    heads, kv_heads = attention.heads, attention.kv_heads
+    runs: tuple[Run, ...] = ()
+    if family.fused == "cut":
+        first = 0
+        for role, count in (("query", heads), ("key", kv_heads), ("value", kv_heads)):
+            rows, path = count * size, f"{stem}.{getattr(names, role)}"
+            part = replace(fused, rows=rows)
+            placer.matrix(path, role, part, runs=(Run(first, 0, rows),))
+            first += rows
+        return
+    if family.fused == "by head":
+        runs = tuple(
+            Run((part * heads + head) * size, (3 * head + part) * size, size)
+            for head in range(heads)
+            for part in range(3)
+        )
+    placer.matrix(f"{stem}.{names.fused}", "fused", fused, runs=runs)
 
 
 def _is_turned(attention: Attention, family: Family) -> bool:

@@ -61,7 +61,7 @@ class Placer:
             is_dense=is_dense,
         )
         if linear.bias or role in self._biased:
-            self.vector(f"{path}.bias", linear.bias, rows, head_size=head_size)
+            self.vector(f"{path}.bias", linear.bias, rows, head_size=head_size, runs=runs)
 
     def stack(
         self,

@@ -1,6 +1,7 @@
 """Grouped-query attention in a graph, over a KV cache or over a whole padded batch.
 
-GroupQueryAttention rotates, masks and caches. What differs between decoders and encoders is said by
+GroupQueryAttention rotates, masks and caches; it rotates a multiple of 16 numbers of a head and nothing
+comes between, or else another operator rotates before. What differs between decoders and encoders is said by
 a `Context`: the inputs that give lengths, and the options of the operator.
 """
 
@@ -10,7 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from converters.architectures.attention import ROTATED_STEP
 from converters.architectures.mixers import Attention
+from converters.architectures.model import ModelShape
 from converters.architectures.parts import Norm
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.linear import linear
@@ -31,6 +34,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Values of the graph that attention reads: `lengths` i32 [B] (ids minus 1) and `total` i32.
 
+    `positions` i64 [B, S], or [1] for where all rows begin; "" where no rotation comes before.
     `cached` makes inputs and outputs for a block's cache of so many heads of a size. `query_factor`
     [B, S, 1] multiplies queries, "" for none. `bias` gives what is added to the scores.
     """
@@ -40,8 +44,17 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     ropes: RopeInputs
     cached: Callable[[int, int, int], Cached]
     bias: Callable[[Attention], str]
+    positions: str = ""
     query_factor: str = ""
     is_causal: bool = True
+
+
+def rotates_apart(model: ModelShape, attention: Attention) -> bool:
+    """Whether the attention operator cannot rotate for this one."""
+    if not attention.rope:
+        return False
+    is_odd = bool(model.rope[attention.rope].dimensions % ROTATED_STEP)
+    return is_odd or (attention.is_normed_after and attention.query_norm is not None)
 
 
 def rope_inputs(parts: Parts) -> RopeInputs:
@@ -64,7 +77,8 @@ def grouped_attention(
     gate = projected.pop() if attention.has_output_gate else ""
     cached = context.cached(index, attention.kv_heads, attention.head_size)
     inputs = [*projected, cached.past_key, cached.past_value, context.lengths, context.total]
-    inputs += [*context.ropes[attention.rope], "", context.bias(attention)]
+    is_apart = rotates_apart(parts.model, attention)
+    inputs += [*context.ropes["" if is_apart else attention.rope], "", context.bias(attention)]
     attended = attend(
         parts.graph,
         [*inputs, parts.vector(attention.sinks)],
@@ -72,7 +86,7 @@ def grouped_attention(
         num_heads=attention.heads,
         kv_num_heads=attention.kv_heads,
         scale=attention.scale,
-        **_options(attention, is_causal=context.is_causal),
+        **_options(attention, is_apart=is_apart, is_causal=context.is_causal),
     )
     if not gate:
         return attended
@@ -89,9 +103,9 @@ def attend(graph: GraphBuilder, inputs: list[str], cached: Cached, **options: fl
     return graph.nodes("GroupQueryAttention", inputs, outputs, domain=MICROSOFT, **options)[0]
 
 
-def _options(attention: Attention, *, is_causal: bool) -> dict[str, int | float]:
+def _options(attention: Attention, *, is_apart: bool, is_causal: bool) -> dict[str, int | float]:
     options: dict[str, int | float] = {}
-    if attention.rope:
+    if attention.rope and not is_apart:
         options |= {"do_rotary": 1, "rotary_interleaved": int(attention.interleaved)}
     if attention.window and is_causal:
         options["local_window_size"] = attention.window
@@ -112,7 +126,8 @@ def _projections(
     packed_name = f"blk.{index}.attn_qkv"
     if attention.fused or packed_name in parts.layout.matrices:
         packed = _packed(parts, x, packed_name, attention)
-        if not (attention.query_norm or context.query_factor):
+        is_apart = rotates_apart(parts.model, attention)
+        if not (attention.query_norm or context.query_factor or is_apart):
             return [packed, "", ""]
         query, key, value = _cut_projections(parts.graph, packed, attention)
     else:
@@ -122,11 +137,44 @@ def _projections(
     if attention.has_output_gate:
         query, gate = _cut_gate(parts.graph, query, attention)
         gates = [gate]
-    query = _head_norm(parts, query, attention.query_norm, attention.heads, attention)
-    key = _head_norm(parts, key, attention.key_norm, attention.kv_heads, attention)
+    query, key = _shaped_heads(parts, context, query, key, attention)
     if context.query_factor:
         query = parts.graph.node("Mul", [query, context.query_factor], "q_scaled")
     return [query, key, value, *gates]
+
+
+def _shaped_heads(
+    parts: Parts, context: Context, query: str, key: str, attention: Attention
+) -> list[str]:
+    """[query, key] with their norms and, where the operator does not do it, rotated."""
+    shaped: list[str] = []
+    for x, norm, heads, label in (
+        (query, attention.query_norm, attention.heads, "q"),
+        (key, attention.key_norm, attention.kv_heads, "k"),
+    ):
+        is_apart = rotates_apart(parts.model, attention)
+        if is_apart and attention.is_normed_after:
+            x = _rotated(parts, context, x, heads, attention, label)
+        x = _head_norm(parts, x, norm, heads, attention)
+        if is_apart and not attention.is_normed_after:
+            x = _rotated(parts, context, x, heads, attention, label)
+        shaped.append(x)
+    return shaped
+
+
+def _rotated(
+    parts: Parts, context: Context, x: str, heads: int, attention: Attention, label: str
+) -> str:
+    dimensions = parts.model.rope[attention.rope].dimensions
+    return parts.graph.node(
+        "RotaryEmbedding",
+        [x, context.positions, *context.ropes[attention.rope]],
+        f"{label}_rotated",
+        domain=MICROSOFT,
+        interleaved=int(attention.interleaved),
+        num_heads=heads,
+        rotary_embedding_dim=dimensions if dimensions < attention.head_size else 0,
+    )
 
 
 def _cut_gate(graph: GraphBuilder, query: str, attention: Attention) -> list[str]:

@@ -39,6 +39,8 @@ def add_block(
         x = narrowed(x, "normed") if block.is_parallel else x
     branch = parts.linear(mixed, block.mixer.output)
     if block.is_parallel:
+        if block.feed_forward_norm:
+            x = parts.norm(stream.value, block.feed_forward_norm)
         other = feed_forward(parts, x, index, block.feed_forward)
         branch = parts.graph.node("Add", [branch, other], "both_branches")
         parts.add(stream, branch, None, block.residual_scale)

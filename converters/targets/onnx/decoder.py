@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import onnx
 
+from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
-from converters.targets.onnx.attention import Cached, Context, rope_inputs
+from converters.targets.onnx.attention import Cached, Context, rope_inputs, rotates_apart
 from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.linear import linear
@@ -61,13 +62,15 @@ class _Decoder:
         return graph.as_activations("inputs_embeds", "embeds")
 
     def _context(self) -> Context:
+        positions = self._positions() if self._asks_for_positions() else ""
         return Context(
             lengths="seqlens_k",
             total="total",
             ropes=rope_inputs(self._parts),
             cached=self._cached,
             bias=lambda _attention: "",
-            query_factor=self._query_factor(),
+            positions=positions,
+            query_factor=self._query_factor(positions),
         )
 
     def _cached(self, index: int, heads: int, size: int) -> Cached:
@@ -80,13 +83,20 @@ class _Decoder:
             past_key=past[0], past_value=past[1], present_key=present[0], present_value=present[1]
         )
 
-    def _query_factor(self) -> str:
+    def _asks_for_positions(self) -> bool:
+        mixers = (block.mixer for block in self._model.blocks)
+        attentions = (mixer for mixer in mixers if isinstance(mixer, Attention))
+        is_apart = any(rotates_apart(self._model, attention) for attention in attentions)
+        return is_apart or self._model.temperature is not None
+
+    def _query_factor(self, positions: str) -> str:
         """[B, S, 1]: 1 + strength · ln(1 + floor(position / length))."""
         temperature, graph = self._model.temperature, self._graph
         if temperature is None:
             return ""
         length = graph.number(float(temperature.length), "float32")
-        ratio = graph.node("Div", [self._positions(), length], "position_ratio")
+        numbers = graph.node("Cast", [positions], "positions_fp32", to=onnx.TensorProto.FLOAT)
+        ratio = graph.node("Div", [numbers, length], "position_ratio")
         turns = graph.node("Floor", [ratio], "position_turns")
         one = graph.number(1.0, "float32")
         grown = graph.node("Add", [turns, one], "position_turns_and_1")
@@ -110,8 +120,7 @@ class _Decoder:
         lengths = graph.node("Cast", ["seqlens_k"], "row_lengths", to=onnx.TensorProto.INT64)
         ends = graph.node("Add", [lengths, graph.integers(1)], "row_ends")
         column = graph.node("Unsqueeze", [ends, graph.integers(1)], "row_ends_column")
-        positions = graph.node("Add", [column, steps], "positions")
-        return graph.node("Cast", [positions], "positions_fp32", to=onnx.TensorProto.FLOAT)
+        return graph.node("Add", [column, steps], "positions")
 
     def _narrowed(self, x: str, label: str) -> str:
         """From [B, S, ·] to the wanted ids, [1, R, ·]; R may be 0."""

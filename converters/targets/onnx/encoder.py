@@ -91,6 +91,7 @@ class _EncoderGraph:
             ropes=rope_inputs(self._parts),
             cached=lambda _index, _heads, _size: Cached(),
             bias=self._bias,
+            positions=graph.integers(0),
             is_causal=self._encoder.is_causal,
         )
 

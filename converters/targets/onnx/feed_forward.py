@@ -51,6 +51,9 @@ def _activated(graph: GraphBuilder, x: str, shape: FeedForward, label: str) -> s
             return graph.node("Gelu", [x], f"{label}_gelu", approximate="none")
         case "gelu_tanh":
             return graph.node("Gelu", [x], f"{label}_gelu", approximate="tanh")
+        case "relu_squared":
+            positive = graph.node("Relu", [x], f"{label}_relu")
+            return graph.node("Mul", [positive, positive], f"{label}_relu_squared")
 
 
 # ---- experts ----

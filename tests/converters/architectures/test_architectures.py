@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import ARCHITECTURES
 from converters.errors import ConversionError, Unsupported
-from converters.gguf import GgufFile, Value
+from converters.gguf import GgufFile, TensorInfo, Value
 from converters.plan import plan
 from converters.targets.onnx.layout import Layout
 from tests.converters.random_headers import random_header
@@ -119,6 +119,25 @@ def test_what_is_not_carried_is_refused_by_name(
 ):
     with pytest.raises(Unsupported, match=message):
         plan(changed(random_header(architecture), metadata), "onnx-cpu")
+
+
+@pytest.mark.parametrize("architecture", ["command-r", "stablelm"])
+def test_norms_of_each_head_of_its_own_are_refused(architecture: str):
+    header = random_header(architecture)
+    norms = TensorInfo("blk.0.attn_q_norm.weight", (4, 64), "F32", 1 << 30, 1024)
+    with pytest.raises(Unsupported, match="norms on q and k"):
+        plan(replace(header, tensors=(*header.tensors, norms)), "onnx-cpu")
+
+
+def test_the_larger_exaone_4_has_windows_and_blocks_that_do_not_rotate():
+    """64 blocks, by which it is known, are too many for a random model in every run."""
+    for target in ("onnx-cpu", "mlx"):
+        mixers = [
+            block.mixer for block in plan(random_header("exaone4", blocks=64), target).model.blocks
+        ]
+        assert [(each.window, each.rope) for each in mixers] == [  # pyright: ignore
+            *[(4096, "global")] * 3, (0, ""),
+        ] * 16  # fmt: skip
 
 
 def test_blocks_that_predict_ahead_are_left_out_and_named():

@@ -7,6 +7,7 @@ features that its module has and those it cannot do without; any other file is r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -57,6 +58,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     `ignores_windows`: it sees everything, so the context ends where the window does.
     `has_dense_router`: the router takes no codes. `joins_latent`: latent attention keeps what each
     head makes of the latent, from one matrix; otherwise the latent itself, and has two stacks.
+    `fused`: what becomes of one matrix for q, k and v: it stays, is cut in three, or its rows are put
+    in the order [q; k; v] head by head.
     """
 
     model_type: str
@@ -73,6 +76,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     ignores_windows: bool = False
     has_dense_router: bool = False
     joins_latent: bool = False
+    fused: Literal["whole", "cut", "by head"] = "whole"
 
 
 def check(model: ModelShape, family: Family) -> None:

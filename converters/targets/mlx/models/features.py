@@ -26,6 +26,7 @@ def _model_features(model: ModelShape) -> Iterator[str]:
     yield from _when("logit scale", model.logit_scale != 1)
     yield from _when("logit soft cap", bool(model.logit_softcap))
     yield from _when("tied output", model.is_tied)
+    yield from _when("output bias", model.output is not None and bool(model.output.bias))
     networks = [block.feed_forward for block in model.blocks]
     kinds = {isinstance(each, Experts) for each in networks}
     yield from _when("dense blocks among experts", len(kinds) > 1)
@@ -87,6 +88,8 @@ def _block_features(block: BlockShape) -> Iterator[str]:
     yield from _when("norms after attention", block.post_attention_norm is not None)
     yield from _when("norms after the feed-forward", block.post_feed_forward_norm is not None)
     yield from _when("attention without norm before", block.attention_norm is None)
+    has_two = block.is_parallel and block.feed_forward_norm is not None
+    yield from _when("norms of both branches", has_two)
     is_plain = block.feed_forward_norm is None and not block.is_parallel
     yield from _when("feed-forward without norm before", is_plain)
     after = (block.after_attention_norm, block.second_after_norm, block.after_feed_forward_norm)

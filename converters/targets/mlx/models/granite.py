@@ -1,4 +1,4 @@
-"""`granite`, `granitemoe` → mlx-lm's `granite`, `granitemoe`: four multipliers, the last one divides."""
+"""`granite`, `granitemoe`, `minicpm` → mlx-lm's `granite`, `granitemoe`: four multipliers, the last one divides."""
 
 from __future__ import annotations
 
