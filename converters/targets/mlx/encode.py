@@ -17,11 +17,11 @@ from converters.blocks import BLOCK_TYPES, CodedBlockType
 from converters.blocks.block_type import pack_codes
 from converters.blocks.fp4 import Fp4BlockType
 from converters.blocks.k_quants import Q3_K
+from converters.blocks.moments import Moments, moments_of, moments_of_nibbles
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
 from converters.targets.mlx.floats import Errors, Floats, Stored, check_range, stored, widened
 from converters.targets.mlx.forms import Form, Number
-from converters.targets.mlx.moments import Moments, moments_of, moments_of_nibbles
 
 Bytes = npt.NDArray[np.uint8]
 # Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long

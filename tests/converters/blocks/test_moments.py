@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from converters.blocks.block_type import pack_codes
-from converters.targets.mlx.moments import moments_of, moments_of_nibbles
+from converters.blocks.moments import moments_of, moments_of_nibbles
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
