@@ -193,7 +193,7 @@ def sandwich_block(
     header: Header,
     index: int,
     mixer: Mixer,
-    feed_forward: FeedForward,
+    feed_forward: FeedForward | Experts,
     *,
     has_pre_norms: bool = True,
 ) -> BlockShape:

@@ -100,6 +100,17 @@ class Header:
         value = self._metadata.get(self._key(key))
         return self.counts(key, len(value)) if isinstance(value, np.ndarray) else ()
 
+    def number_of_block(self, key: str, index: int) -> float:
+        """A key without the architecture's prefix: one number for all blocks, or one for each."""
+        value = self._metadata.get(key)
+        if isinstance(value, np.ndarray):
+            if not index < len(value) or value.dtype.kind not in "fiu":
+                raise MalformedFile(f"{key}: {len(value)} entries of {value.dtype}")
+            value = float(value[index])
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise MalformedFile(f"{key} is missing, or not a number for each block")
+        return float(value)
+
     def tensor(self, name: str) -> TensorInfo:
         try:
             return self._tensors[name]

@@ -18,7 +18,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     2^(-8/heads) on with m = 8. Query and key norms are [head_size] wide, or the projection wide; with
     `is_normed_after` they come after the rotation.
     `has_output_gate`: each head's rows of `query` are [q; gate], and what is attended is multiplied
-    by sigmoid(gate).
+    by sigmoid(gate); `gate`, as wide as all heads, is a matrix of its own for that.
     """
 
     heads: int
@@ -31,6 +31,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     value: Linear | None = None
     fused: Linear | None = None
     has_output_gate: bool = False
+    gate: Linear | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     is_normed_after: bool = False
@@ -42,7 +43,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     alibi_bias: float = 0.0
 
     def linears(self) -> Iterator[Linear]:
-        for linear in (self.fused, self.query, self.key, self.value, self.output):
+        for linear in (self.fused, self.query, self.key, self.value, self.gate, self.output):
             if linear is not None:
                 yield linear
 

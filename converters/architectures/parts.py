@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared", "xielu"]
 
 
 class Linear(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,10 +31,22 @@ class Norm(msgspec.Struct, frozen=True, kw_only=True):
     is_centered: bool = False
 
 
+class Xielu(msgspec.Struct, frozen=True, kw_only=True):
+    """f(x) = p x² + b x above 0, else n (e^min(x, eps) - 1 - x) + b x.
+
+    b is `beta`; p = ln(1 + e^positive) and n = b + ln(1 + e^negative), of the numbers in the file.
+    """
+
+    positive: float
+    negative: float
+    beta: float
+    eps: float
+
+
 class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
     """down(activation(gate x) · up x); without `gate` down(activation(up x)).
 
-    `is_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
+    `is_up_fused`: the rows of `up` are [gate; up] and `gate` is None. `xielu`: of that activation.
     """
 
     activation: Activation
@@ -42,6 +54,7 @@ class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
     down: Linear
     gate: Linear | None = None
     is_up_fused: bool = False
+    xielu: Xielu | None = None
 
     def linears(self) -> Iterator[Linear]:
         for linear in (self.gate, self.up, self.down):

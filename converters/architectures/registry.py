@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from converters.architectures import (
+    afmoe,
+    apertus,
     arcee,
     bert,
     cohere2,
@@ -24,6 +26,7 @@ from converters.architectures import (
     gpt_oss,
     gptneox,
     granite,
+    hunyuan,
     lfm2,
     llama,
     mistral3,
@@ -47,6 +50,8 @@ from converters.errors import MalformedFile, Unsupported
 from converters.gguf import GgufFile
 
 ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
+    "afmoe": afmoe.describe,
+    "apertus": apertus.describe,
     "arcee": arcee.describe,
     "bailingmoe2": dots1.describe,
     "bert": bert.describe,
@@ -69,6 +74,8 @@ ARCHITECTURES: dict[str, Callable[[Header], ModelShape]] = {
     "gptneox": gptneox.describe,
     "granite": granite.describe,
     "granitemoe": granite.describe,
+    "hunyuan-dense": hunyuan.describe,
+    "hunyuan-moe": hunyuan.describe,
     "internlm2": llama.describe,
     "jina-bert-v2": bert.describe,
     "lfm2": lfm2.describe,

@@ -16,7 +16,7 @@ TOKENS = 300
 def shape_of(architecture: str) -> Shape:
     spec = ARCHITECTURES[architecture]
     return Shape(
-        blocks=4 if architecture == "smollm3" else 2,
+        blocks=4 if architecture in ("afmoe", "smollm3") else 2,
         embedding=256,
         heads=4,
         kv_heads=4 if "bert" in architecture else 2,
@@ -51,7 +51,8 @@ def random_header(
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": [f"t{index}" for index in range(TOKENS)],
     }
-    for key, value in own.items():
+    whole = {f"{spec.name}.{key}": value for key, value in own.items()} | spec.whole_metadata
+    for key, value in whole.items():
         held: Value = np.array(value) if isinstance(value, list) and key != "labels" else value  # pyright: ignore[reportAssignmentType]
-        metadata[f"{spec.name}.{key}"] = held
+        metadata[key] = held
     return GgufFile(3, 32, metadata | (extra or {}), tuple(tensors), offset, 1 << 12)

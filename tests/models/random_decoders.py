@@ -304,6 +304,7 @@ DECODERS: dict[str, Architecture] = {
         is_tied=True,
     ),
     "ernie4_5": Architecture("ernie4_5", llama_weights, is_tied=True),
+    "hunyuan-dense": Architecture("hunyuan-dense", qwen3_weights, is_tied=True),
     "exaone4": Architecture("exaone4", exaone4_weights, is_tied=True),
     "internlm2": Architecture("internlm2", llama_weights),
     "minicpm": Architecture(

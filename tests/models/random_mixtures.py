@@ -1,6 +1,7 @@
 """Test architectures with experts. Their routers are spread, so that rounding flips no choice."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from tests.models.random_decoders import (
@@ -201,6 +202,26 @@ def bailing_weights(shape: Shape) -> Iterator[Weight]:
 
 def ernie_weights(shape: Shape, *, has_choice_bias: bool = True) -> Iterator[Weight]:
     yield from routed_weights(shape, has_norms=False, has_choice_bias=has_choice_bias)
+
+
+def hunyuan_moe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from qwen3moe_weights(shape)
+    for index in range(shape.blocks):
+        yield from shared_expert(f"blk.{index}.", shape)
+
+
+def afmoe_weights(shape: Shape) -> Iterator[Weight]:
+    """Embeddings are multiplied by √E."""
+    for weight in routed_weights(shape):
+        is_first = weight.name == "token_embd.weight"
+        std = weight.std / math.sqrt(shape.embedding) if is_first else weight.std
+        yield dataclasses.replace(weight, std=std)
+    rows = shape.heads * shape.head_size
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield matrix(f"{prefix}attn_gate.weight", rows, shape.embedding)
+        yield norm(f"{prefix}post_attention_norm.weight", shape.embedding)
+        yield norm(f"{prefix}post_ffw_norm.weight", shape.embedding)
 
 
 def lfm2moe_weights(shape: Shape) -> Iterator[Weight]:
@@ -468,6 +489,16 @@ MIXTURES: dict[str, Architecture] = {
         "bailingmoe2",
         bailing_weights,
         lambda shape: routed_metadata(shape) | half_rotated(shape) | GROUPS,
+    ),
+    "hunyuan-moe": Architecture(
+        "hunyuan-moe",
+        hunyuan_moe_weights,
+        lambda shape: {**expert_metadata(shape), "feed_forward_length": shape.feed_forward // 2},
+    ),
+    "afmoe": Architecture(
+        "afmoe",
+        afmoe_weights,
+        lambda shape: {**routed_metadata(shape), "attention.sliding_window": 16},
     ),
     "ernie4_5-moe": Architecture("ernie4_5-moe", ernie_weights, ernie_metadata),
     "ernie4_5-moe-unbiased": Architecture(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 LOGIT_SPREAD = 2.5
-Value = str | bool | int | float | list[int] | list[bool] | list[str]
+Value = str | bool | int | float | list[int] | list[float] | list[bool] | list[str]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tests.models.random_parts import (
     embedding_and_head,
     fused_attention,
     gated_feed_forward,
+    head_norms,
     layer_norm,
     matrix,
     norm,
@@ -113,6 +114,12 @@ def arcee_weights(shape: Shape) -> Iterator[Weight]:
         yield from plain_feed_forward(prefix, shape, has_bias=False)
 
 
+def apertus_weights(shape: Shape) -> Iterator[Weight]:
+    yield from arcee_weights(shape)
+    for index in range(shape.blocks):
+        yield from head_norms(f"blk.{index}.", shape.head_size, shape.head_size)
+
+
 def centered(shape: Shape) -> dict[str, Value]:
     return {"attention.layer_norm_epsilon": 1e-5}
 
@@ -156,5 +163,15 @@ PLAIN: dict[str, Architecture] = {
     ),
     "stablelm": Architecture("stablelm", stablelm_weights, partly_rotated),
     "nemotron": Architecture("nemotron", nemotron_weights, partly_rotated),
+    "apertus": Architecture(
+        "apertus",
+        apertus_weights,
+        whole_metadata={
+            "xielu.alpha_p": [0.4, 0.9],
+            "xielu.alpha_n": [0.7, -0.3],
+            "xielu.beta": [0.5, 0.4],
+            "xielu.eps": [-1e-6, -1e-6],
+        },
+    ),
     "arcee": Architecture("arcee", arcee_weights),
 }

@@ -31,7 +31,9 @@ TOLERANCES = {
 # What mlx-lm's modules lack.
 REFUSED = {
     "granitemoe": "granitemoe model has no shared expert without gate",
-    **dict.fromkeys(("arcee", "falcon", "falcon-40b"), "is not supported on MLX yet"),
+    **dict.fromkeys(
+        ("arcee", "falcon", "falcon-40b", "hunyuan-moe"), "is not supported on MLX yet"
+    ),
     "ernie4_5-moe": "ernie4_5_moe model has no bias on choosing experts",
 }
 # Its module sees everything: the artifact's context ends where the window does.

@@ -26,6 +26,7 @@ from tests.models.random_architectures import DECODERS, MIXTURES, Value
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
 from tests.parity.converted import converted_file
+from tests.parity.test_architectures import BLOCKS
 from tests.parity.test_architectures_mlx import REFUSED
 
 pytestmark = pytest.mark.parity
@@ -79,7 +80,7 @@ def test_answers_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: st
         tmp_path / "model.gguf",
         architecture=architecture,
         types="F32",
-        blocks=4 if architecture == "smollm3" else 2,
+        blocks=BLOCKS.get(architecture, 2),
         context=CONTEXT,
         metadata=METADATA.get(architecture),
     )

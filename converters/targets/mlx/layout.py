@@ -42,7 +42,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of the file plus `shift`, or zeros where `tensor` is None; `runs` as in a Matrix.
+    """Numbers of the file, or zeros where `tensor` is None, plus `shift`; `runs` as in a Matrix.
 
     `function` "log of negative": ln(-x), in place of x.
     """

@@ -84,6 +84,7 @@ def _place_attention(placer: Placer, stem: str, attention: Attention, family: Fa
         ("query", attention.query, turned),
         ("key", attention.key, turned),
         ("value", attention.value, 0),
+        ("attention_gate", attention.gate, 0),
         ("attention_output", attention.output, 0),
     ):
         if linear is not None:
@@ -136,6 +137,15 @@ def _place_feed_forward(
     for role, linear in roles:
         if linear is not None:
             placer.matrix(f"{stem}.{getattr(names, role)}", role, linear)
+    if feed_forward.xielu:
+        numbers = feed_forward.xielu
+        for role, value in (
+            ("alpha_p", numbers.positive),
+            ("alpha_n", numbers.negative),
+            ("beta", numbers.beta),
+            ("eps", numbers.eps),
+        ):
+            placer.vector(f"{stem}.{names.xielu}.{role}", "", 1, shape=(), shift=value)
 
 
 def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) -> None:

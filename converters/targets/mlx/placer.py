@@ -113,20 +113,23 @@ class Placer:
         name: str,
         length: int,
         *,
-        shape: tuple[int, ...] = (),
+        shape: tuple[int, ...] | None = None,
         runs: Runs = (),
         head_size: int = 0,
         shift: float = 0.0,
         function: Literal["", "log of negative"] = "",
         is_wide: bool = False,
     ) -> None:
-        """`length` numbers of a float tensor, or zeros where `name` is empty; in fp32 if `is_wide`."""
+        """`length` numbers of a float tensor, zeros where `name` is empty, plus `shift`.
+
+        In fp32 if `is_wide`.
+        """
         tensor = self._tensors[name] if name else None
         if tensor is not None and tensor.type_name not in FLOAT_TYPES:
             raise Unsupported(f"tensor {name!r}: a vector of type {tensor.type_name}")
         # What a function has made keeps its digits, as in mlx-lm.
         item = "F32" if function or is_wide else self._number
-        array = Array(path, item, shape or (length,))
+        array = Array(path, item, (length,) if shape is None else shape)
         self._vectors.append(
             Vector(
                 array=array,

@@ -58,8 +58,8 @@ class WeightsWriter:
     def _write_vector(self, vector: Vector, advance: Callable[[int], None]) -> TensorRecord | None:
         item: Number = "F32" if vector.array.item == "F32" else self._layout.number
         if vector.tensor is None:
-            zeros = stored(np.zeros(vector.length, np.float32), item)
-            advance(self._put(zeros, vector.array.offset))
+            same = stored(np.full(vector.length, vector.shift, np.float32), item)
+            advance(self._put(same, vector.array.offset))
             return None
         exact = self._vector_numbers(vector, vector.tensor)
         errors = Errors()

@@ -75,6 +75,7 @@ def grouped_attention(
     """[B, S, heads · head_size], before the output projection."""
     projected = _projections(parts, context, x, index, attention)
     gate = projected.pop() if attention.has_output_gate else ""
+    gate = parts.linear(x, attention.gate) if attention.gate else gate
     cached = context.cached(index, attention.kv_heads, attention.head_size)
     inputs = [*projected, cached.past_key, cached.past_value, context.lengths, context.total]
     is_apart = rotates_apart(parts.model, attention)

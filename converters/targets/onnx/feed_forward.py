@@ -8,11 +8,13 @@ logarithms of the chosen experts' instead, and so low numbers for the others tha
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import numpy_helper
 
 from converters.architectures.experts import Experts
-from converters.architectures.parts import FeedForward
+from converters.architectures.parts import FeedForward, Xielu
 from converters.targets.onnx.experts import StackForm, stack_names
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.linear import INTEGER_ACTIVATIONS
@@ -54,6 +56,28 @@ def _activated(graph: GraphBuilder, x: str, shape: FeedForward, label: str) -> s
         case "relu_squared":
             positive = graph.node("Relu", [x], f"{label}_relu")
             return graph.node("Mul", [positive, positive], f"{label}_relu_squared")
+        case "xielu":
+            assert shape.xielu is not None
+            return _xielu(graph, x, shape.xielu, label)
+
+
+def _xielu(graph: GraphBuilder, x: str, xielu: Xielu, label: str) -> str:
+    def made(operator: str, one: str, other: str | float, name: str) -> str:
+        second = other if isinstance(other, str) else graph.number(other)
+        return graph.node(operator, [one, second], f"{label}_{name}")
+
+    above = made("Mul", made("Mul", x, x, "square"), softplus(xielu.positive), "above")
+    grown = graph.node("Exp", [made("Min", x, xielu.eps, "low")], f"{label}_exp")
+    low = made("Sub", made("Sub", grown, 1.0, "expm1"), x, "expm1_less_x")
+    below = made("Mul", low, xielu.beta + softplus(xielu.negative), "below")
+    is_above = made("Greater", x, 0.0, "is_above")
+    bent = graph.node("Where", [is_above, above, below], f"{label}_bent")
+    return made("Add", bent, made("Mul", x, xielu.beta, "straight"), "xielu")
+
+
+def softplus(x: float) -> float:
+    """ln(1 + e^x), without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 # ---- experts ----

@@ -186,7 +186,7 @@ def _place_attention(placer: _Placer, index: int, attention: Attention) -> None:
     if attention.query and attention.key and attention.value and is_packed:
         projections = [attention.query, attention.key, attention.value]
         placer.together(f"blk.{index}.attn_qkv", projections)
-        placer.matrix(attention.output.stem, [attention.output])
+        placer.matrices_of(each for each in (attention.gate, attention.output) if each)
     else:
         placer.matrices_of(attention.linears())
 

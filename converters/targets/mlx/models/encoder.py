@@ -100,7 +100,8 @@ def _refuse(model: ModelShape, attention: Attention) -> None:
     missing = {
         "attention sinks": attention.sinks,
         "attention soft caps": attention.softcap,
-        "gated attention": attention.has_output_gate,
+        "gated attention": attention.has_output_gate or attention.gate,
+        "norms after rotation": attention.is_normed_after,
         "query temperature": model.temperature,
         "two sets of rope factors": any(each.long_factors for each in model.rope.values()),
     }

@@ -69,7 +69,9 @@ def _attention_features(attention: Attention) -> Iterator[str]:
     has_norms = attention.query_norm is not None or attention.key_norm is not None
     yield from _when("norms of q and k", has_norms)
     yield from _when("attention sinks", bool(attention.sinks))
+    yield from _when("norms after rotation", has_norms and attention.is_normed_after)
     yield from _when("gated attention", attention.has_output_gate)
+    yield from _when("attention gate of its own", attention.gate is not None)
     yield from _when("sliding window", bool(attention.window))
     yield from _when("attention soft cap", bool(attention.softcap))
     yield from _when("linear position bias", bool(attention.alibi_bias))

@@ -8,6 +8,8 @@ from converters.architectures.experts import Experts
 from converters.architectures.model import ModelShape
 from converters.errors import Unsupported
 from converters.targets.mlx.models import (
+    afmoe,
+    apertus,
     command_r,
     deepseek2,
     dots1,
@@ -21,6 +23,7 @@ from converters.targets.mlx.models import (
     gpt_oss,
     gptneox,
     granite,
+    hunyuan,
     lfm2,
     llama,
     mistral3,
@@ -39,6 +42,7 @@ from converters.targets.mlx.models import (
 from converters.targets.mlx.models.family import Family, check
 
 FAMILIES: dict[str, Family] = {
+    "apertus": apertus.FAMILY,
     "cohere2": command_r.WINDOWED,
     "command-r": command_r.FAMILY,
     "ernie4_5": ernie4_5.FAMILY,
@@ -50,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     "glm4": glm4.FAMILY,
     "gptneox": gptneox.FAMILY,
     "granite": granite.FAMILY,
+    "hunyuan-dense": hunyuan.FAMILY,
     "internlm2": llama.FAMILY,
     "lfm2": lfm2.FAMILY,
     "llama": llama.FAMILY,
@@ -70,6 +75,7 @@ FAMILIES: dict[str, Family] = {
 }
 # Those whose blocks have experts.
 MIXTURES: dict[str, Family] = {
+    "afmoe": afmoe.FAMILY,
     "bailingmoe2": dots1.BAILING,
     "dots1": dots1.DOTS1,
     "ernie4_5-moe": ernie4_5.MIXTURE,
