@@ -99,9 +99,12 @@ def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
 def _joined(found: ZeroPointed, block: int) -> ZeroPointed:
     """Neighbouring blocks as one of `block` weights, requantised: 8 bits hold the range of both."""
     count = block // found.codes.shape[2]
-    centred = found.codes.astype(np.float32) - found.zeros.astype(np.float32)[..., None]
-    weights = (centred * found.scales[..., None]).reshape(-1, block)
-    codes, scales, zeros, errors = _requantised(weights)
+    # One row for each place in a block: every step below runs along thousands of blocks.
+    columns = np.ascontiguousarray(found.codes.reshape(-1, block).T).astype(np.float32)
+    parts = columns.reshape(count, -1, columns.shape[1])
+    parts -= found.zeros.reshape(-1, count).T[:, None].astype(np.float32)
+    parts *= found.scales.reshape(-1, count).T[:, None]
+    codes, scales, zeros, errors = _requantised(columns)
     shape = (len(found.codes), -1)
     before = found.errors.reshape(-1, count).max(axis=1)
     return ZeroPointed(
@@ -128,7 +131,7 @@ def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:
         codes += shift.astype(np.uint8)[:, :, None]
         zero += shift
     if weights is not None:
-        codes[lost], scales[lost], zero[lost], errors[lost] = _requantised(weights)
+        codes[lost], scales[lost], zero[lost], errors[lost] = _requantised(weights.T)
     return ZeroPointed(codes, scales, zero.astype(np.uint8), errors)
 
 
@@ -189,16 +192,22 @@ def _least_rounding(
     return np.maximum.reduce(found, axis=0)
 
 
-def _requantised(weights: Floats) -> tuple[Bytes, Floats, Floats, Floats]:
-    """[groups, sub] weights to codes, scales, zero points and errors, over the range around 0."""
-    low = np.minimum(weights.min(axis=1), 0.0)
-    high = np.maximum(weights.max(axis=1), 0.0)
+def _requantised(columns: Floats) -> tuple[Bytes, Floats, Floats, Floats]:
+    """[sub, groups] over the range around 0: codes [groups, sub], scales, zero points, errors."""
+    low = np.minimum(columns.min(axis=0), 0.0)
+    high = np.maximum(columns.max(axis=0), 0.0)
     scales = ((high - low) / 255).astype(np.float32)
     safe = np.where(scales > 0, scales, np.float32(1))
     zeros = np.clip(np.rint(-low / safe), 0, 255)
-    codes = np.clip(np.rint(weights / safe[:, None]) + zeros[:, None], 0, 255)
-    errors = np.abs((codes - zeros[:, None]) * scales[:, None] - weights).max(axis=1)
-    return codes.astype(np.uint8), scales, zeros, errors
+    steps = columns / safe
+    np.rint(steps, out=steps)
+    steps += zeros
+    np.clip(steps, 0, 255, out=steps)
+    codes = np.ascontiguousarray(steps.astype(np.uint8).T)
+    steps -= zeros
+    steps *= scales
+    steps -= columns
+    return codes, scales, zeros, np.abs(steps, out=steps).max(axis=0)
 
 
 def packed(codes: Bytes, bits: int) -> Bytes:
