@@ -17,6 +17,8 @@ Metadata = dict[str, Value]
 # Files of this context or longer were trained with positions stretched 8 times, and may not say so.
 GEMMA3_STRETCHED_CONTEXT = 131072
 GEMMA3_STRETCH = 8.0
+# An `expert_gating_func`.
+SIGMOID = 2
 
 
 def library_form(file: GgufFile) -> GgufFile:
@@ -90,10 +92,27 @@ def _qwen25vl(file: GgufFile) -> GgufFile:
     return replace(file, metadata=metadata)
 
 
+def _glm4moelite(file: GgufFile) -> GgufFile:
+    """GLM 4.7 Flash: its keys tell heads as they were before the latent was absorbed; shapes decide."""
+    metadata = _as_architecture(file.metadata, "glm4moelite", "deepseek2")
+    metadata.setdefault("deepseek2.expert_gating_func", SIGMOID)
+    return replace(file, metadata=_with_pre(metadata, "glm4"))
+
+
+def _lfm2(file: GgufFile) -> GgufFile:
+    """The final norm has its usual name there, which `lfm2` knows too."""
+    if file.metadata.get("tokenizer.ggml.model") != "gpt2":
+        return file
+    metadata = _with_pre(file.metadata, "lfm2")
+    return file if metadata == file.metadata else replace(file, metadata=metadata)
+
+
 _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "gptoss": _gpt_oss,
     "olmo3": _olmo3,
     "gemma3": _gemma3,
+    "glm4moelite": _glm4moelite,
+    "lfm2": _lfm2,
     "mistral3": _mistral3,
     "qwen25vl": _qwen25vl,
 }

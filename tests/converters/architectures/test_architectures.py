@@ -6,6 +6,7 @@ What the numbers come to is the matter of tests/parity.
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import re
 
 import numpy as np
@@ -98,6 +99,11 @@ def test_strange_metadata_gives_conversion_errors_only(architecture: str):
 
 def changed(header: GgufFile, metadata: dict[str, Value]) -> GgufFile:
     return replace(header, metadata=header.metadata | metadata)
+
+
+def test_each_is_named_in_the_read_me():
+    text = (pathlib.Path(__file__).parents[3] / "README.md").read_text()
+    assert {name for name in ARCHITECTURES if f"`{name}`" not in text} == set()
 
 
 def test_each_is_tried_by_a_random_model():

@@ -100,6 +100,27 @@ def test_qwen25vl_with_its_tower():
         assert plan(foreign, target).skipped == (tower.name,)
 
 
+def test_glm_4_7_flash():
+    header = random_header("deepseek2-sigmoid")
+    foreign = published(header, "deepseek2", "glm4moelite", {})
+    for part in ("head_count_kv", "key_length", "value_length"):
+        foreign.metadata[f"glm4moelite.attention.{part}"] = 20
+    del foreign.metadata["glm4moelite.expert_gating_func"]
+    found = library_form(foreign)
+    assert describe(found) == describe(header)
+    assert found.metadata["tokenizer.ggml.pre"] == "glm4"
+
+
+def test_lfm2():
+    header = random_header("lfm2")
+    names = {"token_embd_norm": "output_norm"}
+    foreign = published(header, "lfm2", "lfm2", names)
+    foreign.metadata["tokenizer.ggml.model"] = "gpt2"
+    found = library_form(foreign)
+    assert found.metadata["tokenizer.ggml.pre"] == "lfm2"
+    assert plan(found, "mlx").model.blocks == plan(header, "mlx").model.blocks
+
+
 def test_twice_is_as_once():
     header = published(random_header("gpt-oss"), "gpt-oss", "gptoss", {})
     once = library_form(header)
