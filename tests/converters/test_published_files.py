@@ -142,5 +142,7 @@ def test_a_mixture_of_experts_that_is_not_known_is_refused_by_name(
     path = make_gguf(
         tmp_path / "model.gguf", architecture="deepseek2", types="Q8_0", metadata=groups
     )
-    with pytest.raises(Unsupported, match="deepseek2: experts in 8 groups are not supported"):
+    with pytest.raises(
+        Unsupported, match="deepseek2: softmax experts in 8 groups are not supported"
+    ):
         converted_file(path, target=target)
