@@ -68,6 +68,7 @@ class _Model(NamedTuple):
     experts: int
     is_70b: bool
     is_tied: bool
+    is_falcon: bool
     value_tensors: int
 
 
@@ -121,7 +122,8 @@ class _Chooser:
         return usual
 
     def _for_output(self, columns: int) -> str:
-        if columns % ENCODERS[self._usual].block_size or self._usual == "Q8_0":
+        is_wide = self._model.is_falcon or self._usual == "Q8_0"
+        if columns % ENCODERS[self._usual].block_size or is_wide:
             return "Q8_0"
         return "Q6_K"
 
@@ -141,11 +143,19 @@ class _Chooser:
         if self._model.experts > 1:
             index = _place(name)[0]
         blocks = self._model.blocks
+        if self._model.is_falcon and self._file_type in ("Q4_K_S", "Q4_K_M"):
+            return self._for_down_of_falcon(index)
         if self._file_type in ("Q4_K_M", "Q5_K_M") and _has_more_bits(index, blocks):
             return "Q6_K"
         if self._file_type == "Q4_K_S" and index < blocks // 8:
             return "Q5_K"
         return self._usual
+
+    def _for_down_of_falcon(self, index: int) -> str:
+        blocks, is_medium = self._model.blocks, self._file_type == "Q4_K_M"
+        if is_medium and index < blocks // 16:
+            return "Q6_K"
+        return "Q5_K" if is_medium and _has_more_bits(index, blocks) else self._usual
 
 
 def _model(header: GgufFile) -> _Model:
@@ -160,6 +170,7 @@ def _model(header: GgufFile) -> _Model:
         experts=integer_value(metadata, f"{architecture}.expert_count", 0),
         is_70b=has_70b_blocks and (architecture != "llama" or _first(heads) != _first(kv_heads)),
         is_tied=_OUTPUT not in names,
+        is_falcon=architecture == "falcon",
         value_tensors=sum(any(part in name for part in _VALUES) for name in names),
     )
 

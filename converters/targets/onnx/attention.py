@@ -57,6 +57,11 @@ def rotates_apart(model: ModelShape, attention: Attention) -> bool:
     return is_odd or (attention.is_normed_after and attention.query_norm is not None)
 
 
+def any_rotates_apart(model: ModelShape) -> bool:
+    mixers = (block.mixer for block in model.blocks)
+    return any(rotates_apart(model, each) for each in mixers if isinstance(each, Attention))
+
+
 def rope_inputs(parts: Parts) -> RopeInputs:
     """Table name → [cos, sin]; "" → none."""
     ropes: RopeInputs = {"": ["", ""]}

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import onnx
 
-from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
-from converters.targets.onnx.attention import Cached, Context, rope_inputs, rotates_apart
+from converters.targets.onnx.attention import Cached, Context, any_rotates_apart, rope_inputs
 from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.linear import linear
@@ -62,7 +61,8 @@ class _Decoder:
         return graph.as_activations("inputs_embeds", "embeds")
 
     def _context(self) -> Context:
-        positions = self._positions() if self._asks_for_positions() else ""
+        asks = any_rotates_apart(self._model) or self._model.temperature is not None
+        positions = self._positions() if asks else ""
         return Context(
             lengths="seqlens_k",
             total="total",
@@ -82,12 +82,6 @@ class _Decoder:
         return Cached(
             past_key=past[0], past_value=past[1], present_key=present[0], present_value=present[1]
         )
-
-    def _asks_for_positions(self) -> bool:
-        mixers = (block.mixer for block in self._model.blocks)
-        attentions = (mixer for mixer in mixers if isinstance(mixer, Attention))
-        is_apart = any(rotates_apart(self._model, attention) for attention in attentions)
-        return is_apart or self._model.temperature is not None
 
     def _query_factor(self, positions: str) -> str:
         """[B, S, 1]: 1 + strength · ln(1 + floor(position / length))."""

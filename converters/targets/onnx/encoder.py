@@ -16,7 +16,7 @@ import onnx
 
 from converters.architectures.mixers import Attention
 from converters.architectures.model import Encoder, ModelShape
-from converters.targets.onnx.attention import Cached, Context, rope_inputs
+from converters.targets.onnx.attention import Cached, Context, any_rotates_apart, rope_inputs
 from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
 from converters.targets.onnx.parts import Parts, Stream
@@ -91,7 +91,7 @@ class _EncoderGraph:
             ropes=rope_inputs(self._parts),
             cached=lambda _index, _heads, _size: Cached(),
             bias=self._bias,
-            positions=graph.integers(0),
+            positions=graph.integers(0) if any_rotates_apart(self._model) else "",
             is_causal=self._encoder.is_causal,
         )
 

@@ -20,6 +20,7 @@ TOLD_FILE_TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M"
 _NAMES = (
     "llama", "qwen2-tied", "qwen3", "gemma3", "phi4", "starcoder2", "command-r", "lfm2", "gpt-oss",
     "mixtral", "qwen2moe", "deepseek2", "deepseek2-joint", "qwen35moe", "bert", "nomic-bert",
+    "falcon", "phi2", "hunyuan-moe", "bailingmoe2", "lfm2moe", "afmoe", "ernie4_5-moe",
 )  # fmt: skip
 CASES: dict[str, Callable[[], GgufFile]] = {
     **{name: lambda name=name: random_header(name, "F16", blocks=9) for name in _NAMES},
@@ -29,6 +30,7 @@ CASES: dict[str, Callable[[], GgufFile]] = {
     "mixtral of 16": lambda: random_header(
         "mixtral", "F16", {"llama.expert_count": 16}, blocks=9
     ),
+    "falcon of 32": lambda: random_header("falcon", "F16", blocks=32),
     "rows of 192": lambda: random_header("llama", "F16", blocks=9, embedding=192, head_size=48),
     "rows of 528": lambda: random_header("llama", "F16", blocks=9, feed_forward=528),
 }  # fmt: skip
