@@ -9,9 +9,8 @@ from converters.architectures.mixers import Attention
 from converters.architectures.parts import Linear, Norm
 from converters.errors import MalformedFile, Unsupported
 
-# GroupQueryAttention rotates heads of a multiple of 16 only, on CPU and CUDA; unrotated, of 8.
-ROTATED_STEP = 16
-PLAIN_STEP = 8
+# Attention operators take heads of a multiple of 8 only, on CPU and CUDA.
+HEAD_STEP = 8
 MAX_HEAD_SIZE = 1024
 
 
@@ -37,9 +36,7 @@ def grouped_attention(
     stem = f"blk.{index}.attn"
     heads = header.counts("attention.head_count", index + 1)[index]
     query_parts = 2 if has_output_gate else 1
-    shapes = _projections(
-        header, stem, index, heads, is_rotated=bool(rope), query_parts=query_parts
-    )
+    shapes = _projections(header, stem, index, heads, query_parts=query_parts)
     head_size, kv_heads = shapes.head_size, shapes.kv_heads
     widths = (head_size, heads * head_size), (head_size, kv_heads * head_size)
     norms: list[Norm | None] = [None, None]
@@ -83,14 +80,14 @@ class _Projections:
 
 
 def _projections(
-    header: Header, stem: str, index: int, heads: int, *, is_rotated: bool, query_parts: int
+    header: Header, stem: str, index: int, heads: int, *, query_parts: int
 ) -> _Projections:
     """A query of two parts is never in one matrix with the rest."""
     if header.has_tensor(f"{stem}_qkv.weight") and query_parts == 1:
-        return _fused(header, stem, index, heads, is_rotated=is_rotated)
+        return _fused(header, stem, index, heads)
     query = header.linear(f"{stem}_q", columns=header.width)
     parts = heads * query_parts
-    head_size = checked_head_size(header, f"{stem}_q", query.rows, parts, is_rotated=is_rotated)
+    head_size = _checked_head_size(header, f"{stem}_q", query.rows, parts)
     key = header.linear(f"{stem}_k", columns=header.width)
     kv_heads, rest = divmod(key.rows, head_size)
     if rest or not kv_heads or heads % kv_heads:
@@ -99,25 +96,24 @@ def _projections(
     return _Projections(head_size, kv_heads, {"q": query, "k": key, "v": value})
 
 
-def _fused(header: Header, stem: str, index: int, heads: int, *, is_rotated: bool) -> _Projections:
+def _fused(header: Header, stem: str, index: int, heads: int) -> _Projections:
     fused = header.linear(f"{stem}_qkv", columns=header.width)
     kv_heads = header.counts("attention.head_count_kv", index + 1, heads)[index]
     if not kv_heads or not heads or heads % kv_heads:
         raise MalformedFile(f"{header.architecture}.attention.head_count_kv is {kv_heads}")
     parts = heads + 2 * kv_heads
-    head_size = checked_head_size(header, f"{stem}_qkv", fused.rows, parts, is_rotated=is_rotated)
+    head_size = _checked_head_size(header, f"{stem}_qkv", fused.rows, parts)
     return _Projections(head_size, kv_heads, {"qkv": fused})
 
 
-def checked_head_size(header: Header, stem: str, rows: int, heads: int, *, is_rotated: bool) -> int:
+def _checked_head_size(header: Header, stem: str, rows: int, heads: int) -> int:
     if not heads or rows % heads or not rows:
         raise MalformedFile(f"'{stem}.weight': {rows} rows do not divide into {heads} heads")
-    head_size, step = rows // heads, ROTATED_STEP if is_rotated else PLAIN_STEP
-    if head_size % step:
-        kind = "rotated heads" if is_rotated else "heads"
+    head_size = rows // heads
+    if head_size % HEAD_STEP:
         raise Unsupported(
-            f"{header.architecture}: {kind} of {head_size} are not supported,"
-            f" only multiples of {step}"
+            f"{header.architecture}: heads of {head_size} are not supported,"
+            f" only multiples of {HEAD_STEP}"
         )
     if head_size > MAX_HEAD_SIZE:
         raise Unsupported(f"{header.architecture}: heads of {head_size} are not supported")

@@ -193,6 +193,8 @@ DECODERS: dict[str, Architecture] = {
         lambda _shape: {"rope.freq_base": 1000000.0, "attention.sliding_window": 4096},
         head_size=32,
     ),
+    # H2O's Danube has heads of 120.
+    "danube": Architecture("llama", llama_weights, head_size=40),
     "qwen2": Architecture("qwen2", qwen2_weights, lambda _shape: {"rope.freq_base": 1000000.0}),
     "qwen2-tied": Architecture(
         "qwen2", qwen2_weights, lambda _shape: {"rope.freq_base": 1000000.0}, is_tied=True

@@ -1,7 +1,7 @@
 """Grouped-query attention in a graph, over a KV cache or over a whole padded batch.
 
-GroupQueryAttention rotates, masks and caches; it rotates a multiple of 16 numbers of a head and nothing
-comes between, or else another operator rotates before. What differs between decoders and encoders is said by
+GroupQueryAttention rotates, masks and caches. Where it cannot rotate, on CPU or CUDA, another operator
+does it before: heads or parts of heads that 16 does not divide, or norms that come after. What differs between decoders and encoders is said by
 a `Context`: the inputs that give lengths, and the options of the operator.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from converters.architectures.attention import ROTATED_STEP
 from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
 from converters.architectures.parts import Norm
@@ -19,6 +18,7 @@ from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
 from converters.targets.onnx.linear import linear
 from converters.targets.onnx.parts import Parts, label_of
 
+ROTATED_STEP = 16
 RopeInputs = dict[str, list[str]]
 
 
@@ -53,7 +53,8 @@ def rotates_apart(model: ModelShape, attention: Attention) -> bool:
     """Whether the attention operator cannot rotate for this one."""
     if not attention.rope:
         return False
-    is_odd = bool(model.rope[attention.rope].dimensions % ROTATED_STEP)
+    sizes = (attention.head_size, model.rope[attention.rope].dimensions)
+    is_odd = any(size % ROTATED_STEP for size in sizes)
     return is_odd or (attention.is_normed_after and attention.query_norm is not None)
 
 

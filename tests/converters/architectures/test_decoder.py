@@ -71,7 +71,7 @@ def test_heads_may_differ_from_block_to_block():
     ("metadata", "message"),
     [
         ({"llama.attention.causal": False}, "bidirectional"),
-        ({"llama.attention.head_count": 32}, "heads of 8"),
+        ({"llama.attention.head_count": 64}, "heads of 4"),
         ({"llama.rope.scaling.type": "su", "llama.rope.scaling.factor": 2.0}, "'su'"),
         ({"general.architecture": "mamba"}, "'mamba'"),
     ],
