@@ -9,6 +9,7 @@ from tests.models.random_parts import (
     Value,
     Weight,
     attention,
+    bias,
     embedding_and_head,
     fused_attention,
     fused_feed_forward,
@@ -92,6 +93,13 @@ def longrope_weights(shape: Shape) -> Iterator[Weight]:
     yield from phi3_weights(shape)
     yield growing_factors("rope_factors_short.weight", shape, 2.0)
     yield growing_factors("rope_factors_long.weight", shape, 40.0)
+
+
+def chatglm_weights(shape: Shape) -> Iterator[Weight]:
+    yield from phi3_weights(shape)
+    rows = (shape.heads + 2 * shape.kv_heads) * shape.head_size
+    for index in range(shape.blocks):
+        yield bias(f"blk.{index}.attn_qkv.bias", rows)
 
 
 def glm4_weights(shape: Shape) -> Iterator[Weight]:
@@ -283,6 +291,9 @@ DECODERS: dict[str, Architecture] = {
             "rope.scaling.factor": 8.0,
             "rope.scaling.original_context_length": 256,
         },
+    ),
+    "chatglm": Architecture(
+        "chatglm", chatglm_weights, lambda shape: {"rope.dimension_count": shape.head_size // 2}
     ),
     "glm4": Architecture(
         "glm4", glm4_weights, lambda shape: {"rope.dimension_count": shape.head_size // 2}

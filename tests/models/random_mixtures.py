@@ -210,6 +210,12 @@ def hunyuan_moe_weights(shape: Shape) -> Iterator[Weight]:
         yield from shared_expert(f"blk.{index}.", shape)
 
 
+def olmoe_weights(shape: Shape) -> Iterator[Weight]:
+    yield from mixture_weights(shape)
+    for index in range(shape.blocks):
+        yield from head_norms(f"blk.{index}.", shape.embedding, shape.embedding)
+
+
 def afmoe_weights(shape: Shape) -> Iterator[Weight]:
     """Embeddings are multiplied by √E."""
     for weight in routed_weights(shape):
@@ -489,6 +495,15 @@ MIXTURES: dict[str, Architecture] = {
         "bailingmoe2",
         bailing_weights,
         lambda shape: routed_metadata(shape) | half_rotated(shape) | GROUPS,
+    ),
+    "olmoe": Architecture(
+        "olmoe",
+        lambda shape: olmoe_weights(ungrouped(shape)),
+        lambda shape: {
+            **expert_metadata(shape),
+            "feed_forward_length": shape.feed_forward // 2,
+            "attention.head_count_kv": shape.heads,
+        },
     ),
     "hunyuan-moe": Architecture(
         "hunyuan-moe",

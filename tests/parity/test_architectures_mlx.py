@@ -32,7 +32,7 @@ TOLERANCES = {
 REFUSED = {
     "granitemoe": "granitemoe model has no shared expert without gate",
     **dict.fromkeys(
-        ("arcee", "falcon", "falcon-40b", "hunyuan-moe"), "is not supported on MLX yet"
+        ("arcee", "chatglm", "falcon", "falcon-40b", "hunyuan-moe"), "is not supported on MLX yet"
     ),
     "ernie4_5-moe": "ernie4_5_moe model has no bias on choosing experts",
 }

@@ -1,4 +1,4 @@
-"""`olmo2` → mlx-lm's `olmo2`, or `olmo3` with windows: no norm before a branch, one after it.
+"""`olmo2` → mlx-lm's `olmo2`, or `olmo3` with windows: no norm before a branch, one after it; `olmoe`.
 
 OLMo 3 rotates by the plain table in its windows, and by a scaled one of the same base elsewhere.
 """
@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from converters.architectures.model import ModelShape
 from converters.errors import Unsupported
-from converters.targets.mlx.models.family import ROPE_TABLES, Config, Family, attention_of
+from converters.targets.mlx.models.family import (
+    ROPE_TABLES,
+    Config,
+    Family,
+    attention_of,
+    experts_of,
+)
 from converters.targets.mlx.models.gpt_oss import layer_types
 from converters.targets.mlx.models.names import Names
 
@@ -52,6 +58,24 @@ WINDOWED = Family(
     | _SHAPE
     | {"tied output", "free head size", "sliding window", "second rotation"},
     needs=_SHAPE | {"sliding window"},
+)
+
+
+def _mixture(model: ModelShape) -> Config:
+    experts = experts_of(model)
+    return {
+        "num_experts": experts.count,
+        "num_experts_per_tok": experts.used,
+        "norm_topk_prob": experts.is_normalised,
+    }
+
+
+MIXTURE = Family(
+    model_type="olmoe",
+    config=_mixture,
+    carries=ROPE_TABLES
+    | {"tied output", "free head size", "norms of q and k", "experts", "unnormalised experts"},
+    needs=frozenset({"norms of q and k"}),
 )
 
 

@@ -85,6 +85,7 @@ MIXTURES: dict[str, Family] = {
     "granitemoe": granite.MIXTURE,
     "lfm2moe": lfm2.MIXTURE,
     "llama": llama.MIXTURE,
+    "olmoe": olmo2.MIXTURE,
     "qwen2moe": qwen2.MIXTURE,
     "qwen35moe": qwen35.MIXTURE,
     "qwen3moe": qwen3.MIXTURE,
