@@ -54,7 +54,7 @@ def seeds(folder: pathlib.Path) -> None:
             architecture=architecture,
             types="Q8_0",
             tokenizer="gpt2" if architecture == "qwen2" else "llama",
-            blocks=4 if architecture == "smollm3" else 2,
+            blocks=4 if architecture in ("afmoe", "smollm3") else 2,
             vocabulary=600,
             metadata={"tokenizer.ggml.model": kind} if kind else None,
         )

@@ -7,7 +7,7 @@ written here.
 
 from tests.models.random_decoders import DECODERS as GATED
 from tests.models.random_encoders import ENCODERS
-from tests.models.random_mixtures import MIXTURES
+from tests.models.random_mixtures import MIXTURES as PLAINLY_ROUTED
 from tests.models.random_parts import (
     LOGIT_SPREAD,
     Architecture,
@@ -17,8 +17,10 @@ from tests.models.random_parts import (
     common_metadata,
 )
 from tests.models.random_plain import PLAIN
+from tests.models.random_routed import ROUTED
 
 DECODERS: dict[str, Architecture] = GATED | PLAIN
+MIXTURES: dict[str, Architecture] = PLAINLY_ROUTED | ROUTED
 
 __all__ = [
     "ARCHITECTURES",

@@ -159,7 +159,7 @@ PLAIN: dict[str, Architecture] = {
     ),
     "falcon": Architecture("falcon", falcon_weights, centered),
     "falcon-40b": Architecture(
-        "falcon", lambda shape: falcon_weights(shape, has_two_norms=True), centered, is_tied=True
+        "falcon", lambda shape: falcon_weights(shape, has_two_norms=True), centered
     ),
     "stablelm": Architecture("stablelm", stablelm_weights, partly_rotated),
     "nemotron": Architecture("nemotron", nemotron_weights, partly_rotated),
