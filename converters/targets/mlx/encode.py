@@ -5,7 +5,6 @@ Works in slices that stay in the cache. Decides nothing: the form comes from `fo
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -27,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 # Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long
 # enough for what each costs beside its weights.
 SLICE_WEIGHTS = 1 << 19
-RE_ENCODED_WEIGHTS = 1 << 17
+RE_ENCODED_WEIGHTS = 1 << 18
 # From here on fp32 has no fractions, so that a sum rounds.
 _NO_FRACTIONS = np.float32(1 << 23)
 # Of E8M0 and E4M3: not a number.
@@ -150,33 +149,32 @@ def _re_encoded(
     Scale and bias are rounded before the codes are chosen: their rounding costs nothing then. With
     weights `scale*level + offset`, the code is that line over again in units of the new scale.
     """
+    # [places, parts, groups]: every step below runs along thousands of groups.
     parts = form.group // kind.sub
-    # One row per place in a sub-block: every step below runs along thousands of them.
-    level = np.ascontiguousarray(kind.level_codes(raw).reshape(-1, kind.sub).T)
-    scale, offset = _line(kind, raw)
-    low, high = _weight_range(level, scale, offset, parts)
+    level = kind.level_codes(raw).reshape(-1, parts, kind.sub).transpose(2, 1, 0)
+    level = np.ascontiguousarray(level)
+    scale, offset = (np.ascontiguousarray(each.reshape(-1, parts).T) for each in _line(kind, raw))
+    low, high = _weight_range(level, scale, offset)
     biases, least = _stored(low, tensor, number)
     span = high - least
     top = np.float32((1 << form.bits) - 1)
     scales, unit = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
     inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
-    wide_inverse, wide_bias = (np.repeat(each, parts) for each in (inverse, least))
-    line = scale * wide_inverse, (offset - wide_bias) * wide_inverse
-    codes, left = _nearest(level, *line, top)
-    _add_steps(errors, left, np.repeat(unit, parts), level.size)
+    codes, left = _nearest(level, scale * inverse, (offset - least) * inverse, top)
+    _add_steps(errors, left, unit, level.size)
     _add_flat(errors, span[unit == 0], form.group)
     return Encoded(pack_codes(codes, form.bits), scales, biases)
 
 
 class _Left(NamedTuple):
-    """What rounding leaves of each column's steps, f32 [columns]: the largest square, their sum."""
+    """What rounding leaves of each group's steps, f32 [groups]: the largest square, their sum."""
 
     largest: Floats
     squares: Floats
 
 
 def _nearest(level: Bytes, factor: Floats, shift: Floats, top: np.float32) -> tuple[Bytes, _Left]:
-    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8 [columns, places]."""
+    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8, flat, group by group."""
     steps = level.astype(np.float32)
     steps *= factor
     steps += shift
@@ -186,37 +184,34 @@ def _nearest(level: Bytes, factor: Floats, shift: Floats, top: np.float32) -> tu
     rounded -= _NO_FRACTIONS
     steps -= rounded
     steps *= steps
-    return codes, _Left(steps.max(axis=0), steps.sum(axis=0))
+    return codes, _Left(steps.max(axis=(0, 1)), steps.sum(axis=(0, 1)))
 
 
 def _low_bytes(rounded: Floats) -> Bytes:
-    """Of numbers f32 [places, columns] from 2^23 to 2^23 + 255, turned: u8 [columns, places]."""
-    rows = rounded.view(np.uint32).reshape(-1, 4, rounded.shape[1])
+    """Of numbers f32 [places, parts, groups] from 2^23 to 2^23 + 255: u8, flat, group by group."""
+    places, parts, groups = rounded.shape
+    rows = rounded.view(np.uint32).reshape(places // 4, 4, parts, groups)
     words = rows[:, 0] ^ _NO_FRACTIONS.view(np.uint32)
     for place in range(1, 4):
         words |= rows[:, place] << np.uint32(8 * place)
-    turned = np.empty(words.shape[::-1], np.uint32)
-    for column, row in enumerate(words):
-        turned[:, column] = row
-    return turned.view(np.uint8)
+    turned = np.empty((groups, parts, places // 4), np.uint32)
+    for column, part in np.ndindex(words.shape[:2]):
+        turned[:, part, column] = words[column, part]
+    return turned.reshape(-1).view(np.uint8)
 
 
 def _add_steps(errors: Errors, left: _Left, unit: Floats, count: int) -> None:
-    """Errors in units of each column's own step."""
+    """Errors in units of each group's own step."""
     squared_unit = np.square(unit, dtype=np.float64)
     largest = float((left.largest * squared_unit).max(initial=0))
     squares = float(np.dot(left.squares, squared_unit))
     errors.add_moments(math.sqrt(largest), squares, count)
 
 
-def _weight_range(level: Bytes, scale: Floats, offset: Floats, parts: int) -> tuple[Floats, Floats]:
-    """Least and largest weight of each group of `parts` sub-blocks, from their extreme levels."""
+def _weight_range(level: Bytes, scale: Floats, offset: Floats) -> tuple[Floats, Floats]:
+    """Least and largest weight of each group, from the extreme levels of its sub-blocks."""
     ends = [scale * each + offset for each in (level.min(axis=0), level.max(axis=0))]
-    low, high = np.minimum(*ends), np.maximum(*ends)
-    return (
-        functools.reduce(np.minimum, low.reshape(-1, parts).T),
-        functools.reduce(np.maximum, high.reshape(-1, parts).T),
-    )
+    return np.minimum(*ends).min(axis=0), np.maximum(*ends).max(axis=0)
 
 
 def _add_flat(errors: Errors, spans: Floats, group: int) -> None:
