@@ -47,7 +47,7 @@ class PeakMemory:
                 return
             self.resident_bytes = max(self.resident_bytes, sum(each.pss for each in found))
             self.private_bytes = max(self.private_bytes, sum(each.uss for each in found))
-            time.sleep(0.05)
+            time.sleep(0.2)  # looking costs the family time
 
     def join(self) -> None:
         self._thread.join()

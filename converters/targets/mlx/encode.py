@@ -25,8 +25,8 @@ from converters.targets.mlx.forms import Form, Number
 Bytes = npt.NDArray[np.uint8]
 # Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long
 # enough for what each costs beside its weights.
-SLICE_WEIGHTS = 1 << 19
-RE_ENCODED_WEIGHTS = 1 << 18
+SLICE_WEIGHTS = 1 << 18
+RE_ENCODED_WEIGHTS = 1 << 17
 # From here on fp32 has no fractions, so that a sum rounds.
 _NO_FRACTIONS = np.float32(1 << 23)
 # Of E8M0 and E4M3: not a number.
