@@ -6,16 +6,12 @@ from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response
 from litestar.di import Provide
-from litestar.exceptions import (
-    HTTPException,
-    MethodNotAllowedException,
-    NotFoundException,
-)
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from daemon.api.framing import ErrorBody, as_daemon_error, error_response, json_response
+from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
@@ -46,14 +42,6 @@ def _wrong_method(_: _AnyRequest, __: Exception) -> Response[str]:
     return _text(405, "405 method not allowed")
 
 
-def _http_error(_: _AnyRequest, error: HTTPException) -> Response[bytes]:
-    return json_response(ErrorBody(error.detail), error.status_code)
-
-
-def _failed(_: _AnyRequest, error: Exception) -> Response[bytes]:
-    return error_response(as_daemon_error(error))
-
-
 def create_api(services: Services) -> ASGIApp:
     """The application that the HTTP server runs. Starts nothing by itself."""
 
@@ -67,8 +55,7 @@ def create_api(services: Services) -> ASGIApp:
         exception_handlers={
             NotFoundException: _no_page,
             MethodNotAllowedException: _wrong_method,
-            HTTPException: _http_error,
-            Exception: _failed,
+            **error_handlers(LINES),
         },
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(

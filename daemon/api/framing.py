@@ -1,4 +1,4 @@
-"""How answers leave: one encoder, one NDJSON form, one streaming response, one error form.
+"""How answers leave: one encoder, one streaming response, and each dialect's `Form` of sending.
 
 `EventAnswer` owns the generator that it is given: whatever happens (the end, an error, a client
 that leaves, also before the first event) it is closed before the response returns.
@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from litestar import Response
+from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from daemon.errors import Busy, DaemonError, Internal
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 JSON = "application/json; charset=utf-8"
 PROGRESS_JSON = "application/json"
 NDJSON = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
 # A reader that takes nothing for so long is gone, whatever its socket says.
 SEND_SECONDS = 120.0
 # Answers take seconds; whoever was refused for lack of room need not ask sooner.
@@ -37,6 +40,33 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     signin_url: str = ""
 
 
+@dataclass(frozen=True)
+class Form:
+    """What dialects differ in when they send. `frame` makes the bytes of one event of a stream.
+
+    `end` follows the last event of a stream that went well. An error is the object `error_body`,
+    alone with a status and `error_headers`, or as the last event of a stream (`error_frame`).
+    """
+
+    media_type: str
+    frame: Callable[[Any], bytes]
+    error_body: Callable[[DaemonError], Any]
+    error_frame: Callable[[Any], bytes]
+    error_headers: Callable[[DaemonError], dict[str, str]]
+    end: bytes = b""
+
+
+def encoded(value: Any) -> bytes:
+    """Compact JSON, UTF-8."""
+    return _encode(value)
+
+
+def event_frame(value: Any, event: str = "") -> bytes:
+    """A server-sent event with `value` as JSON; `event` is its type, which some dialects name."""
+    head = f"event: {event}\n".encode() if event else b""
+    return head + b"data: " + _encode(value) + b"\n\n"
+
+
 def timestamp() -> str:
     """Now, UTC, RFC 3339 with six digits: more of them break older readers."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -48,21 +78,57 @@ def json_response(
     return Response(_encode(body), status_code=status, media_type=JSON, headers=headers)
 
 
+class _Refused(DaemonError):
+    """What the router itself refused, a body that is too large, say."""
+
+    def __init__(self, refusal: HTTPException) -> None:
+        super().__init__(refusal.detail)
+        self._status = refusal.status_code
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+
 def as_daemon_error(error: BaseException) -> DaemonError:
     """What the client is told; anything unforeseen is logged with its traceback and stays here."""
     if isinstance(error, DaemonError):
         return error
+    if isinstance(error, HTTPException):
+        return _Refused(error)
     log.error("a request failed", exc_info=error)
     return Internal("internal error, check the daemon's log for details")
-
-
-def error_response(error: DaemonError) -> Response[bytes]:
-    return json_response(ErrorBody(error.message), error.status, error_headers(error))
 
 
 def error_headers(error: DaemonError) -> dict[str, str]:
     """A full queue says when to come again."""
     return {"Retry-After": str(RETRY_SECONDS)} if isinstance(error, Busy) else {}
+
+
+def _line(value: Any) -> bytes:
+    return _encode(value) + b"\n"
+
+
+LINES = Form(
+    media_type=NDJSON,
+    frame=_line,
+    error_body=lambda error: ErrorBody(error.message),
+    error_frame=_line,
+    error_headers=error_headers,
+)
+
+
+def error_response(error: DaemonError, form: Form = LINES) -> Response[bytes]:
+    return json_response(form.error_body(error), error.status, form.error_headers(error))
+
+
+def error_handlers(form: Form) -> dict[type[Exception], Callable[..., Response[bytes]]]:
+    """What a dialect's controllers do with whatever their handlers raise."""
+
+    def answer(_: Any, error: Exception) -> Response[bytes]:
+        return error_response(as_daemon_error(error), form)
+
+    return {HTTPException: answer, Exception: answer}
 
 
 def last_event(events: list[_Event]) -> _Event:
@@ -86,8 +152,10 @@ class EventAnswer(Response[bytes], Generic[_Event]):
         merge: Callable[[list[_Event]], _Event] = last_event,
         media_type: str = JSON,
         headers: Mapping[str, str] | None = None,
+        form: Form = LINES,
     ) -> None:
-        super().__init__(b"", media_type=NDJSON if stream else media_type)
+        super().__init__(b"", media_type=form.media_type if stream else media_type)
+        self._form = form
         self._events = events
         self._stream = stream
         self._merge = merge
@@ -112,7 +180,7 @@ class EventAnswer(Response[bytes], Generic[_Event]):
     async def _answer(self, send: Send) -> None:
         try:
             if self._stream:
-                await self._send_lines(send)
+                await self._send_events(send)
             else:
                 whole = self._merge([event async for event in self._events])
                 await self._send_whole(send, 200, whole)
@@ -126,16 +194,17 @@ class EventAnswer(Response[bytes], Generic[_Event]):
         headers = [(b"content-type", media_type.encode()), *self._extra]
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _send_lines(self, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
+        form = self._form
         async for event in self._events:
             async with _patience():
                 if not self._started:
-                    await self._start(send, 200, NDJSON)
-                await _send_body(send, _encode(event) + b"\n", more=True)
+                    await self._start(send, 200, form.media_type)
+                await _send_body(send, form.frame(event), more=True)
         async with _patience():
             if not self._started:
-                await self._start(send, 200, NDJSON)
-            await _send_body(send, b"", more=False)
+                await self._start(send, 200, form.media_type)
+            await _send_body(send, form.end, more=False)
 
     async def _send_whole(self, send: Send, status: int, body: Any) -> None:
         data = _encode(body)
@@ -146,15 +215,14 @@ class EventAnswer(Response[bytes], Generic[_Event]):
             await _send_body(send, data, more=False)
 
     async def _send_error(self, send: Send, error: DaemonError) -> None:
-        body = ErrorBody(error.message)
+        body = self._form.error_body(error)
         if not self._started:
-            headers = error_headers(error).items()
+            headers = self._form.error_headers(error).items()
             self._extra += [(key.lower().encode(), value.encode()) for key, value in headers]
             await self._send_whole(send, error.status, body)
             return
         async with _patience():
-            await _send_body(send, _encode(body) + b"\n", more=True)
-            await _send_body(send, b"", more=False)
+            await _send_body(send, self._form.error_frame(body), more=False)
 
 
 class _ReaderStuck(Exception):

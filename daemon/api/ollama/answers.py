@@ -27,7 +27,6 @@ from daemon.api.ollama.wire import (
     WireFunction,
     WireToolCall,
 )
-from daemon.errors import Cancelled
 
 _A = TypeVar("_A", bound=Answer)
 _ID_LETTERS = string.ascii_lowercase + string.digits
@@ -191,12 +190,10 @@ def _parts(delta: Delta) -> list[Delta]:
 async def written(
     deltas: AsyncGenerator[Delta, None], writer: Writer[_A]
 ) -> AsyncGenerator[_A, None]:
-    """The answers for `deltas`, which are closed with it. Raises Cancelled when they were cut off."""
+    """The answers for `deltas`, which are closed with it."""
     async with aclosing(deltas):
         async for delta in deltas:
             for part in _parts(delta):
                 yield writer.piece(part)
-            if delta.finish == "cancelled":
-                raise Cancelled
-            if delta.finish:
+            if delta.finish and delta.finish != "cancelled":
                 yield writer.final(delta)

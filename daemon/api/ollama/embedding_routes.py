@@ -6,29 +6,22 @@ one that has no vectors to give refuses itself.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
 from litestar import Controller, Response, post
 from litestar.params import JSONBody
 
-from backends.types import Embed, Embedded
 from daemon.api.framing import EventAnswer
+from daemon.api.lookup import KnownModel, find, know
 from daemon.api.ollama.answers import Timing
-from daemon.api.ollama.keep_alive import KeepAlive, parse_keep_alive
-from daemon.api.ollama.lookup import KnownModel, find, know
+from daemon.api.ollama.keep_alive import parse_keep_alive
 from daemon.api.options import resolve_options, typed_value
 from daemon.api.request import ApiRequest, client_of
 from daemon.api.services import Rooms, Services
+from daemon.api.vectors import Vectors
 from daemon.errors import Invalid, NotFound
-from daemon.residency.lease import Lease
-
-# Texts of one question to a worker: its answer must fit a frame whatever the model's width.
-TEXTS_PER_QUESTION = 256
-_AFTER_TRUNCATION = "input after truncation exceeds maximum context length"
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,44 +64,6 @@ def read_texts(value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in items):
         raise Invalid("invalid input type")
     return tuple(cast("list[str]", items))
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """One request for vectors that passed its checks. `limit` None: as much as the model takes."""
-
-    services: Services
-    client: str
-    model: KnownModel
-    keep_alive: KeepAlive
-    limit: int | None
-    texts: tuple[str, ...]
-    truncate: bool = True
-    dimensions: int = 0
-
-    async def lease(self) -> Lease:
-        return await self.services.residency.acquire(
-            self.model.stored,
-            context_length=self.limit if self.limit and self.limit > 0 else None,
-            keep_alive_seconds=self.keep_alive,
-            client=self.client,
-            wants_row=False,
-        )
-
-    async def of(self, lease: Lease) -> AsyncGenerator[Embedded, None]:
-        """Raises DaemonError; one text that fails fails them all."""
-        if self.texts and self.limit is not None and self.limit < 1:
-            raise Invalid(_AFTER_TRUNCATION)
-        for begin in range(0, len(self.texts), TEXTS_PER_QUESTION):
-            yield await lease.embed(
-                Embed(
-                    request_id=uuid.uuid4().hex,
-                    texts=self.texts[begin : begin + TEXTS_PER_QUESTION],
-                    truncate=self.truncate,
-                    dimensions=max(0, self.dimensions),
-                    context_length=self.limit or 0,
-                )
-            )
 
 
 async def embedded(

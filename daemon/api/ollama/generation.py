@@ -14,78 +14,54 @@ from typing import Generic, TypeVar
 from litestar import Controller, Response, post
 from litestar.params import JSONBody
 
-from backends.types import Chat, Delta, Render
+from backends.types import Chat, Render
+from daemon.api.conversation import options_for
+from daemon.api.exchange import Exchange, warning_headers
 from daemon.api.framing import EventAnswer, json_response
+from daemon.api.lookup import find, know
 from daemon.api.ollama.answers import ChatWriter, GenerateWriter, Timing, Writer, written
-from daemon.api.ollama.lookup import KnownModel, find, know
 from daemon.api.ollama.reading import (
-    Wishes,
     chat_to_chat,
     check_chat,
     check_generate,
     check_template,
     generate_to_chat,
-    read_options,
     read_wishes,
 )
 from daemon.api.ollama.wire import Answer, ChatRequest, GenerateRequest, ModelRequest
-from daemon.api.options import ResolvedOptions
 from daemon.api.request import ApiRequest, client_of, require_this_machine
 from daemon.api.services import Rooms, Services
 from daemon.errors import Invalid, NotFound
 from daemon.models.resolved import ResolvedModel
-from daemon.residency.lease import Lease
 
 _A = TypeVar("_A", bound=Answer)
 
 
 @dataclass(frozen=True)
-class Exchange(Generic[_A]):
-    """One request that passed its checks: for which model, and who writes the answer."""
+class Asked(Generic[_A]):
+    """One request that passed its checks, and who writes its answer."""
 
-    services: Services
-    client: str
-    model: KnownModel
-    wishes: Wishes
-    options: ResolvedOptions
+    exchange: Exchange
     writer: Writer[_A]
-    timing: Timing
-
-    async def _acquire(self, *, wants_row: bool) -> Lease:
-        lease = await self.services.residency.acquire(
-            self.model.stored,
-            context_length=self.options.wanted_context_length,
-            keep_alive_seconds=self.wishes.keep_alive,
-            client=self.client,
-            wants_row=wants_row,
-        )
-        self.timing.ready()
-        return lease
 
     async def loaded(self) -> AsyncGenerator[_A, None]:
-        async with await self._acquire(wants_row=False):
+        async with await self.exchange.acquire(wants_row=False):
             pass
         yield self.writer.bare("load")
 
     async def rendered(self, chat: Chat) -> AsyncGenerator[_A, None]:
-        async with await self._acquire(wants_row=False) as lease:
+        async with await self.exchange.acquire(wants_row=False) as lease:
             prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
         yield self.writer.rendered(prompt)
 
     async def answered(self, chat: Chat) -> AsyncGenerator[_A, None]:
-        async with aclosing(written(self._deltas(chat), self.writer)) as answers:
+        async with aclosing(written(self.exchange.deltas(chat), self.writer)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
-        async with await self._acquire(wants_row=True) as lease, lease.chat(chat) as events:
-            async for event in events:
-                if isinstance(event, Delta):
-                    yield event
-
     def response(self, data: ModelRequest, chat: Chat | None) -> EventAnswer[_A]:
         """`chat` None: the model is only to be loaded."""
-        headers = warning_headers(self.options)
+        headers = warning_headers(self.exchange.options.ignored)
         if chat is None:
             return EventAnswer(self.loaded(), stream=False, headers=headers)
         if data.debug_render_only:
@@ -96,14 +72,6 @@ class Exchange(Generic[_A]):
             merge=self.writer.merged,
             headers=headers,
         )
-
-
-def warning_headers(options: ResolvedOptions) -> dict[str, str]:
-    """Names what was accepted and has no meaning here, cut to what a header may hold."""
-    if not options.ignored:
-        return {}
-    names = ", ".join(name for name in options.ignored if name.isascii() and name.isprintable())
-    return {"Hearth-Warnings": f"ignored options: {names[:1000]}"}
 
 
 def _unload(
@@ -132,11 +100,13 @@ class GenerationController(Controller):
             return _unload(request, services, stored, writer)
         model = await know(services, data.model, stored)
         check_generate(data, wishes, model)
-        options = read_options(data, model, services.config)
+        options = options_for(data.options, model, services.config)
         await check_template(data.template)
         chat = generate_to_chat(data, wishes, options, model) if data.prompt else None
-        exchange = Exchange(services, client_of(request), model, wishes, options, writer, timing)
-        return exchange.response(data, chat)
+        exchange = Exchange(
+            services, client_of(request), model, options, wishes.keep_alive, timing.ready
+        )
+        return Asked(exchange, writer).response(data, chat)
 
     @post("/api/chat", status_code=200)
     async def chat(
@@ -152,7 +122,9 @@ class GenerationController(Controller):
             return _unload(request, services, stored, writer)
         model = await know(services, data.model, stored)
         check_chat(data, wishes, model)
-        options = read_options(data, model, services.config)
+        options = options_for(data.options, model, services.config)
         chat = chat_to_chat(data, wishes, options, model) if data.messages else None
-        exchange = Exchange(services, client_of(request), model, wishes, options, writer, timing)
-        return exchange.response(data, chat)
+        exchange = Exchange(
+            services, client_of(request), model, options, wishes.keep_alive, timing.ready
+        )
+        return Asked(exchange, writer).response(data, chat)

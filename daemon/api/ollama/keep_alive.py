@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
+from daemon.api.exchange import KeepAlive
 from daemon.durations import keep_alive_seconds, parse_duration_ns
 from daemon.errors import Invalid
 
-# Seconds; None is forever; UNSET leaves a model with what it was last given.
-KeepAlive = float | None | UnsetType
 _GO_TYPES: dict[type, str] = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}"}
 # What "forever" is stored as elsewhere, 292 years; more is the same.
 _MOST_SECONDS = 9_223_372_036.0

@@ -13,12 +13,20 @@ from typing import Any
 import msgspec
 
 from backends.types import Chat, Message, ToolCall
-from daemon.api.ollama.keep_alive import KeepAlive, parse_keep_alive
-from daemon.api.ollama.lookup import KnownModel, require_capability, require_completion
+from daemon.api.conversation import (
+    check_think,
+    conversation,
+    leading_messages,
+    refuse_later_fields,
+    system_messages,
+    think_of,
+)
+from daemon.api.exchange import KeepAlive
+from daemon.api.lookup import KnownModel, require_capability, require_completion
+from daemon.api.ollama.keep_alive import parse_keep_alive
 from daemon.api.ollama.wire import ChatRequest, GenerateRequest, ModelRequest, WireMessage
-from daemon.api.options import ResolvedOptions, resolve_options
-from daemon.config import Config
-from daemon.errors import Internal, Invalid, NotYet
+from daemon.api.options import ResolvedOptions
+from daemon.errors import Internal, Invalid
 from daemon.models.go_format import go_quote
 from daemon.models.template_choice import template_error
 
@@ -65,18 +73,11 @@ def read_wishes(data: ModelRequest) -> Wishes:
     return wishes
 
 
-def refuse_later_fields(fields: dict[str, Any]) -> None:
-    """Raises NotYet naming each field of `fields` that says something."""
-    named = [f'"{name}"' for name, value in fields.items() if value]
-    if named:
-        raise NotYet(f"not supported by this version yet: {', '.join(named)}")
-
-
 def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> None:
     """Raises Invalid, then NotYet."""
     if data.raw and (data.template or data.system or data.context):
         raise Invalid("raw mode does not support template, system, or context")
-    _check_think(wishes, model)
+    check_think(wishes.think, model)
     require_completion(model, "generate")
     if data.suffix:
         require_capability(model, "insert")
@@ -85,7 +86,7 @@ def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> 
 
 def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
     """Raises Invalid, then NotYet."""
-    _check_think(wishes, model)
+    check_think(wishes.think, model)
     require_completion(model, "chat")
     if data.tools:
         require_capability(model, "tools")
@@ -97,16 +98,6 @@ async def check_template(source: str) -> None:
     """Raises Internal (500, as clients know it) with the parser's text."""
     if error := await template_error(source):
         raise Internal(error)
-
-
-def _check_think(wishes: Wishes, model: KnownModel) -> None:
-    if wishes.think and not model.can("thinking"):
-        raise Invalid(f'"{model.asked}" does not support thinking')
-
-
-def _think_of(wishes: Wishes, model: KnownModel) -> bool | str | None:
-    """A model that can think does, unless the client says otherwise."""
-    return True if wishes.think is None and model.can("thinking") else wishes.think
 
 
 def _format_of(wishes: Wishes) -> bytes | None:
@@ -121,16 +112,6 @@ def _format_of(wishes: Wishes) -> bytes | None:
     return text
 
 
-def read_options(data: ModelRequest, model: KnownModel, config: Config) -> ResolvedOptions:
-    """Raises BadOption."""
-    return resolve_options(
-        data.options,
-        model.stored.parameters,
-        default_context_length=config.context_length,
-        trained_context_length=model.trained_context_length,
-    )
-
-
 def _chat(
     data: ModelRequest,
     wishes: Wishes,
@@ -140,7 +121,7 @@ def _chat(
 ) -> Chat:
     return Chat(
         request_id=uuid.uuid4().hex,
-        think=_think_of(wishes, model),
+        think=think_of(wishes.think, model),
         format=_format_of(wishes),
         stop=options.stop,
         sampling=options.sampling,
@@ -176,28 +157,18 @@ def _leading(data: GenerateRequest, model: KnownModel) -> tuple[Message, ...]:
     """What stands before the prompt; between a prompt and its suffix no conversation has room."""
     if data.suffix:
         return ()
-    system = _system_messages(data.system or model.stored.system)
-    return system if data.context else system + _stored_messages(model)
+    system = data.system or model.stored.system
+    return system_messages(system) if data.context else leading_messages(model, system)
 
 
 def chat_to_chat(
     data: ChatRequest, wishes: Wishes, options: ResolvedOptions, model: KnownModel
 ) -> Chat:
     """The model's examples, then the request; its system text leads unless the request brings one."""
-    sent = tuple(_message(message) for message in data.messages)
-    system = model.stored.system if sent[0].role != "system" else ""
-    messages = (*_system_messages(system), *_stored_messages(model), *sent)
+    messages = conversation(tuple(_message(message) for message in data.messages), model)
     tools = tuple(msgspec.json.encode(tool) for tool in data.tools)
     template = model.go_template
     return _chat(data, wishes, options, model, messages=messages, template=template, tools=tools)
-
-
-def _system_messages(text: str) -> tuple[Message, ...]:
-    return (Message(role="system", content=text),) if text else ()
-
-
-def _stored_messages(model: KnownModel) -> tuple[Message, ...]:
-    return tuple(Message(role=one.role, content=one.content) for one in model.stored.messages)
 
 
 def _message(message: WireMessage) -> Message:

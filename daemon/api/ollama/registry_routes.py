@@ -8,7 +8,7 @@ from litestar import Controller, Response, post
 from litestar.params import JSONBody
 
 from daemon.api.framing import PROGRESS_JSON, EventAnswer
-from daemon.api.ollama.lookup import CLOUD_DISABLED
+from daemon.api.lookup import CLOUD_DISABLED
 from daemon.api.ollama.shelf_wire import NamedRequest
 from daemon.api.request import only_this_machine
 from daemon.api.services import Rooms

@@ -13,7 +13,7 @@ from litestar import Controller, MediaType, Response, delete, get, post, route
 from litestar.params import JSONBody
 
 from daemon.api.framing import JSON, json_response
-from daemon.api.ollama.lookup import CLOUD_DETAILS_DISABLED, resolve_stored
+from daemon.api.lookup import CLOUD_DETAILS_DISABLED, resolve_stored
 from daemon.api.ollama.shelf_wire import CopyRequest, NamedRequest, ShowRequest
 from daemon.api.request import ApiRequest, only_this_machine
 from daemon.api.services import Rooms, Services

@@ -4,11 +4,9 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-import pytest
 
 from backends.types import Delta, Logprob, ToolCall, Usage
 from daemon.api.ollama.answers import ChatWriter, GenerateWriter, Timing, written
-from daemon.errors import Cancelled
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=3, prefill_ns=10, decode_ns=20)
 
@@ -104,12 +102,6 @@ def test_loading_and_unloading_have_no_metrics() -> None:
     chat = _builtins(ChatWriter("m", Timing()).bare("unload"))
     assert chat["message"] == {"role": "assistant", "content": ""}
     assert (chat["done"], chat["done_reason"]) == (True, "unload")
-
-
-async def test_an_answer_that_was_taken_back_is_an_error() -> None:
-    deltas = _deltas(Delta(request_id="r", finish="cancelled", usage=USAGE))
-    with pytest.raises(Cancelled):
-        _ = [one async for one in written(deltas, GenerateWriter("m", Timing()))]
 
 
 async def test_leaving_closes_the_deltas() -> None:

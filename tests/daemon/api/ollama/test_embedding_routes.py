@@ -9,7 +9,7 @@ import ollama
 import pytest
 
 from backends.scripted.script import Script
-from daemon.api.ollama import embedding_routes
+from daemon.api import vectors
 from tests.daemon.api.rig import Rig, api_rig
 
 # Ids are bytes and BOS; a vector counts them by their remainder, so its length tells it all.
@@ -100,7 +100,7 @@ async def test_num_ctx_is_taken_as_it_is(rig: Rig) -> None:
 async def test_many_texts_go_in_several_questions(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding_routes, "TEXTS_PER_QUESTION", 4)
+    monkeypatch.setattr(vectors, "TEXTS_PER_QUESTION", 4)
     texts = ["x" * n for n in range(1, 12)]
     together = await embed(rig, texts)
     assert together["prompt_eval_count"] == sum(range(2, 13))

@@ -1,0 +1,78 @@
+"""One request that passed its dialect's checks, and the model that is to answer it.
+
+Everything that can be refused without the weights is refused before. From here on one generator does
+the work, and closing it (a client that left) takes all of it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from msgspec import UNSET, UnsetType
+
+from backends.types import Chat, Delta, Progress
+from daemon.api.lookup import KnownModel
+from daemon.api.options import ResolvedOptions
+from daemon.api.services import Services
+from daemon.errors import Cancelled
+from daemon.residency.lease import Lease
+
+# Seconds; None is forever; UNSET leaves a model with what it was last given.
+KeepAlive = float | None | UnsetType
+_MOST_HEADER_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """For which model, with which options, and for whom; requests of one `client` share its turns.
+
+    `on_ready` is called when the model is there.
+    """
+
+    services: Services
+    client: str
+    model: KnownModel
+    options: ResolvedOptions
+    keep_alive: KeepAlive = UNSET
+    on_ready: Callable[[], None] = lambda: None
+
+    async def acquire(self, *, wants_row: bool) -> Lease:
+        """Waits for the model; `wants_row` is False for what does not generate."""
+        lease = await self.services.residency.acquire(
+            self.model.stored,
+            context_length=self.options.wanted_context_length,
+            keep_alive_seconds=self.keep_alive,
+            client=self.client,
+            wants_row=wants_row,
+        )
+        self.on_ready()
+        return lease
+
+    async def deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
+        """The answer as it comes; the last delta has a `finish`. Raises DaemonError."""
+        async with (
+            await self.acquire(wants_row=True) as lease,
+            lease.chat(chat) as events,
+            aclosing(deltas_of(events)) as deltas,
+        ):
+            async for delta in deltas:
+                yield delta
+
+
+async def deltas_of(events: AsyncIterator[Delta | Progress]) -> AsyncGenerator[Delta, None]:
+    """Raises Cancelled where the answer was cut off, behind what there is of it."""
+    async for event in events:
+        if isinstance(event, Delta):
+            yield event
+            if event.finish == "cancelled":
+                raise Cancelled
+
+
+def warning_headers(ignored: Iterable[str]) -> dict[str, str]:
+    """Names what was accepted and has no meaning here, cut to what a header may hold."""
+    names = [name for name in ignored if name.isascii() and name.isprintable()]
+    if not names:
+        return {}
+    return {"Hearth-Warnings": f"ignored options: {', '.join(names)[:_MOST_HEADER_CHARACTERS]}"}
