@@ -229,12 +229,13 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     context_ids: tuple[int, ...] = ()
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Prefill has done `done` of `total` ids; shows that a worker is alive."""
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress"):
+    """Prefill has done `done` of `total` ids, `cached` of them before; shows that a worker is alive."""
 
     request_id: RequestId
     done: int
     total: int
+    cached: int = 0
 
 
 class Embedded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embedded"):

@@ -78,8 +78,8 @@ class Conversation:
             match event:
                 case Sampled():
                     self._take_sampled(event)
-                case Prefilled(done=done, total=total):
-                    messages.append(Progress(request_id=self.request_id, done=done, total=total))
+                case Prefilled():
+                    messages.append(self._progress(event))
                 case Finished():
                     self._flush()
                     messages += [*self._collect(), self._closing(event)]
@@ -88,6 +88,11 @@ class Conversation:
                     messages += [*self._collect(), event]
                     self.is_over = True
         return [*messages, *self._collect()]
+
+    def _progress(self, event: Prefilled) -> Progress:
+        return Progress(
+            request_id=self.request_id, done=event.done, total=event.total, cached=event.cached
+        )
 
     def _take_sampled(self, event: Sampled) -> None:
         if self.has_stopped:

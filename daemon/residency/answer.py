@@ -169,12 +169,13 @@ class AnswerStream:
             await self._something.wait()
 
     def _take(self) -> Answer | None:
-        """What was received since the last call, as one piece; progress only before any text."""
-        progress, deltas = self._progress, self._deltas
+        """What was received since the last call, as one piece; the newest progress before any text."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            return progress
+        deltas = self._deltas
         self._forget()
-        if deltas:
-            return merge_deltas(deltas)
-        return progress
+        return merge_deltas(deltas) if deltas else None
 
     def _forget(self) -> None:
         self._progress, self._deltas = None, []

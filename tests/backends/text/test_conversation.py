@@ -54,8 +54,8 @@ def test_texts_of_one_step_are_merged_and_the_closing_one_is_apart() -> None:
 
 
 def test_prefill_is_progress() -> None:
-    messages = conversation().take([Prefilled(request_id="c", done=1, total=2)])
-    assert messages == [Progress(request_id="c", done=1, total=2)]
+    messages = conversation().take([Prefilled(request_id="c", done=2, total=3, cached=1)])
+    assert messages == [Progress(request_id="c", done=2, total=3, cached=1)]
 
 
 def test_nothing_to_show_sends_nothing() -> None:

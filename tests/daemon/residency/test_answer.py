@@ -36,14 +36,15 @@ async def test_a_prompt_reader_gets_every_piece_alone():
 async def test_unread_pieces_are_merged_and_nothing_is_lost():
     stream = AnswerStream("r", ends := Ends())
     call, entry = ToolCall(name="f"), Logprob(token="a", logprob=-1.0)
-    stream.push(Progress(request_id="r", done=1, total=2))
+    read = Progress(request_id="r", done=1, total=2, cached=1)
+    stream.push(read)
     stream.push(delta("a", logprobs=(entry,)))
     stream.push(delta("b", thinking="t", tool_calls=(call,)))
     stream.push(delta("c", tool_calls=(call,), logprobs=(entry,)))
     stream.push(FINISH)
     pieces = [piece async for piece in stream]
     merged = delta("abc", thinking="t", tool_calls=(call, call), logprobs=(entry, entry))
-    assert pieces == [merged, FINISH]
+    assert pieces == [read, merged, FINISH]
     assert ends.calls == [False]
 
 
