@@ -11,6 +11,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from daemon.api.anthropic import CONTROLLERS as ANTHROPIC_CONTROLLERS
 from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
@@ -23,6 +24,7 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     SystemController,
     HearthController,
     *OLLAMA_CONTROLLERS,
+    *ANTHROPIC_CONTROLLERS,
 )
 # Images travel inside JSON; what is larger could not be sent on to a worker anyway.
 MAX_BODY_BYTES = 64 << 20

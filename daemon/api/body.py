@@ -91,7 +91,11 @@ def read_struct(body: bytes, kind: type[_T]) -> _T:
     """Raises Invalid: `missing request body`, the decoder's message, or what has which wrong type."""
     if not body.strip():
         raise Invalid("missing request body")
-    value = first_json_value(body)
+    return as_struct(first_json_value(body), kind)
+
+
+def as_struct(value: Any, kind: type[_T]) -> _T:
+    """A decoded JSON value as the Struct `kind`, null as an empty one. Raises Invalid."""
     try:
         return msgspec.convert({} if value is None else _with_declared_keys(value, kind), kind)
     except (msgspec.ValidationError, RecursionError) as error:

@@ -50,13 +50,15 @@ class Exchange:
         self.on_ready()
         return lease
 
-    async def deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
+    async def events(self, chat: Chat) -> AsyncGenerator[Delta | Progress, None]:
         """The answer as it comes; the last delta has a `finish`. Raises DaemonError."""
-        async with (
-            await self.acquire(wants_row=True) as lease,
-            lease.chat(chat) as events,
-            aclosing(deltas_of(events)) as deltas,
-        ):
+        async with await self.acquire(wants_row=True) as lease, lease.chat(chat) as events:
+            async for event in events:
+                yield event
+
+    async def deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
+        """`events` without the progress before them."""
+        async with aclosing(self.events(chat)) as events, aclosing(deltas_of(events)) as deltas:
             async for delta in deltas:
                 yield delta
 
