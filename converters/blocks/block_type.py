@@ -209,7 +209,16 @@ def pack_codes(codes: Bytes, bits: int) -> Bytes:
         lanes |= lanes >> np.uint64(6)
         lanes |= lanes >> np.uint64(12)
         return lanes.view(np.uint32).astype(np.uint8)
-    for width in (8, 16, 32):
+    return _joined(lanes, bits, (8, 16, 32))
+
+
+def pack_lanes(lanes: npt.NDArray[np.uint64], bits: int) -> Bytes:
+    """As `pack_codes`, of two codes in each lane of two bytes, the first one in its low bits."""
+    return lanes.view(np.uint8) if bits == 8 else _joined(lanes, bits, (16, 32))
+
+
+def _joined(lanes: npt.NDArray[np.uint64], bits: int, widths: tuple[int, ...]) -> Bytes:
+    for width in widths:
         held = bits * width // 8
         low, shift = _repeated((1 << held) - 1, 2 * width), np.uint64(width - held)
         upper = (lanes >> shift) & (low << np.uint64(held))

@@ -5,8 +5,6 @@ Works in slices that stay in the cache. Decides nothing: the form comes from `fo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +19,12 @@ from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
 from converters.targets.mlx.floats import Errors, Floats, Stored, check_range, stored, widened
 from converters.targets.mlx.forms import Form, Number
+from converters.targets.mlx.re_encoding import re_encode
 
 Bytes = npt.NDArray[np.uint8]
 # Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long
 # enough for what each costs beside its weights.
 SLICE_WEIGHTS = 1 << 18
-RE_ENCODED_WEIGHTS = 1 << 17
-# From here on fp32 has no fractions, so that a sum rounds.
-_NO_FRACTIONS = np.float32(1 << 23)
 # Of E8M0 and E4M3: not a number.
 _MX_NAN, _NV_NAN, _SIGN_BIT = 0xFF, 0x7F, 0x80
 
@@ -50,9 +46,12 @@ def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: E
     assert isinstance(kind, CodedBlockType)
     if isinstance(kind, Fp4BlockType):
         return _float4(raw, kind, tensor, errors)
+    if form.kind == "re-encoded":
+        return Encoded(*re_encode(raw, kind, tensor, form, number, errors))
+    step = SLICE_WEIGHTS // kind.block_size
     slices = [
-        _affine(part, kind, tensor, form, number, errors)
-        for part in _cached(raw, form, kind.block_size)
+        _affine(raw[start : start + step], kind, tensor, form, number, errors)
+        for start in range(0, len(raw), step)
     ]
     if len(slices) == 1:
         return slices[0]
@@ -63,18 +62,9 @@ def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: E
     )
 
 
-def _cached(raw: Bytes, form: Form, block_size: int) -> Iterator[Bytes]:
-    weights = RE_ENCODED_WEIGHTS if form.kind == "re-encoded" else SLICE_WEIGHTS
-    step = weights // block_size
-    for start in range(0, len(raw), step):
-        yield raw[start : start + step]
-
-
 def _affine(
     raw: Bytes, kind: CodedBlockType, tensor: TensorInfo, form: Form, number: Number, errors: Errors
 ) -> Encoded:
-    if form.kind == "re-encoded":
-        return _re_encoded(raw, kind, tensor, form, number, errors)
     scale, bias = _product_line(kind, raw) if isinstance(kind, Q3_K) else _line(kind, raw)
     scales, kept_scale = _stored(scale, tensor, number)
     biases, kept_bias = _stored(bias, tensor, number)
@@ -139,86 +129,6 @@ def _product_codes(kind: Q3_K, raw: Bytes) -> Bytes:
     codes = np.repeat(np.uint8(128) + np.uint8(4) * steps, kind.sub)
     codes -= kind.level_codes(raw).reshape(-1) * np.repeat(steps, kind.sub)
     return codes
-
-
-def _re_encoded(
-    raw: Bytes, kind: CodedBlockType, tensor: TensorInfo, form: Form, number: Number, errors: Errors
-) -> Encoded:
-    """The nearest codes between each group's least and largest weight.
-
-    Scale and bias are rounded before the codes are chosen: their rounding costs nothing then. With
-    weights `scale*level + offset`, the code is that line over again in units of the new scale.
-    """
-    # [places, parts, groups]: every step below runs along thousands of groups.
-    parts = form.group // kind.sub
-    level = kind.level_codes(raw).reshape(-1, parts, kind.sub).transpose(2, 1, 0)
-    level = np.ascontiguousarray(level)
-    scale, offset = (np.ascontiguousarray(each.reshape(-1, parts).T) for each in _line(kind, raw))
-    low, high = _weight_range(level, scale, offset)
-    biases, least = _stored(low, tensor, number)
-    span = high - least
-    top = np.float32((1 << form.bits) - 1)
-    scales, unit = _stored(np.maximum(span, 0) * (np.float32(1) / top), tensor, number)
-    inverse = np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
-    codes, left = _nearest(level, scale * inverse, (offset - least) * inverse, top)
-    _add_steps(errors, left, unit, level.size)
-    _add_flat(errors, span[unit == 0], form.group)
-    return Encoded(pack_codes(codes, form.bits), scales, biases)
-
-
-class _Left(NamedTuple):
-    """What rounding leaves of each group's steps, f32 [groups]: the largest square, their sum."""
-
-    largest: Floats
-    squares: Floats
-
-
-def _nearest(level: Bytes, factor: Floats, shift: Floats, top: np.float32) -> tuple[Bytes, _Left]:
-    """The codes from 0 to `top` nearest to `factor*level + shift`, turned: u8, flat, group by group."""
-    steps = level.astype(np.float32)
-    steps *= factor
-    steps += shift
-    rounded = steps + _NO_FRACTIONS
-    np.clip(rounded, _NO_FRACTIONS, _NO_FRACTIONS + top, out=rounded)
-    codes = _low_bytes(rounded)
-    rounded -= _NO_FRACTIONS
-    steps -= rounded
-    steps *= steps
-    return codes, _Left(steps.max(axis=(0, 1)), steps.sum(axis=(0, 1)))
-
-
-def _low_bytes(rounded: Floats) -> Bytes:
-    """Of numbers f32 [places, parts, groups] from 2^23 to 2^23 + 255: u8, flat, group by group."""
-    places, parts, groups = rounded.shape
-    rows = rounded.view(np.uint32).reshape(places // 4, 4, parts, groups)
-    words = rows[:, 0] ^ _NO_FRACTIONS.view(np.uint32)
-    for place in range(1, 4):
-        words |= rows[:, place] << np.uint32(8 * place)
-    turned = np.empty((groups, parts, places // 4), np.uint32)
-    for column, part in np.ndindex(words.shape[:2]):
-        turned[:, part, column] = words[column, part]
-    return turned.reshape(-1).view(np.uint8)
-
-
-def _add_steps(errors: Errors, left: _Left, unit: Floats, count: int) -> None:
-    """Errors in units of each group's own step."""
-    squared_unit = np.square(unit, dtype=np.float64)
-    largest = float((left.largest * squared_unit).max(initial=0))
-    squares = float(np.dot(left.squares, squared_unit))
-    errors.add_moments(math.sqrt(largest), squares, count)
-
-
-def _weight_range(level: Bytes, scale: Floats, offset: Floats) -> tuple[Floats, Floats]:
-    """Least and largest weight of each group, from the extreme levels of its sub-blocks."""
-    ends = [scale * each + offset for each in (level.min(axis=0), level.max(axis=0))]
-    return np.minimum(*ends).min(axis=0), np.maximum(*ends).max(axis=0)
-
-
-def _add_flat(errors: Errors, spans: Floats, group: int) -> None:
-    """Groups too flat for a scale above zero: the error is at most what is left of the weight."""
-    if spans.size:
-        left = np.abs(spans.astype(np.float64))
-        errors.add_moments(float(left.max()), float(np.square(left).sum()) * group, 0)
 
 
 def _float4(raw: Bytes, kind: Fp4BlockType, tensor: TensorInfo, errors: Errors) -> Encoded:

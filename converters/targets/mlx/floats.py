@@ -53,6 +53,30 @@ def stored(numbers: Floats, number: Number) -> Stored:
         return ((bits + half) >> np.uint32(16)).astype(np.uint16)
 
 
+def stored_above(numbers: Floats, number: Number) -> Stored:
+    """Rounded up."""
+    return _nudged(stored(numbers, number), numbers, np.greater)
+
+
+def stored_below(numbers: Floats, number: Number) -> Stored:
+    """Rounded down."""
+    return _nudged(stored(numbers, number), numbers, np.less)
+
+
+def _nudged(kept: Stored, exact: Floats, is_off: np.ufunc) -> Stored:
+    """One step on where `exact` is off what was kept: up where it is greater, else down.
+
+    The bits of floats are in the order of their magnitude. One that was rounded to zero keeps its
+    sign, so no step leads across zero.
+    """
+    off = is_off(exact, widened(kept))
+    if kept.dtype != np.float32 and off.any():
+        bits, is_up = kept.view(np.uint16), is_off is np.greater
+        grows = (bits >> np.uint16(15)) ^ np.uint16(is_up)
+        bits += off * (np.uint16(2) * grows - np.uint16(1))
+    return kept
+
+
 def widened(numbers: Stored) -> Floats:
     """What is stored, as fp32; 16-bit integers are the bits of a bfloat16."""
     if numbers.dtype == np.uint16:

@@ -22,8 +22,8 @@ from converters.targets.mlx.forms import Number
 from converters.targets.mlx.layout import Layout, Matrix, Run, Vector
 from converters.tensor_reader import TensorReader
 
-# Weights per slice: 4 MiB as fp32.
-SLICE_ELEMENTS = 1 << 20
+# Weights per slice: 8 MiB as fp32.
+SLICE_ELEMENTS = 1 << 21
 
 Numbers = npt.NDArray[np.generic]
 
