@@ -16,6 +16,7 @@ from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
+from daemon.api.openai import CONTROLLERS as OPENAI_CONTROLLERS
 from daemon.api.request import ApiRequest
 from daemon.api.services import Services
 from daemon.api.system import SystemController, daemon_version
@@ -25,6 +26,7 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     HearthController,
     *OLLAMA_CONTROLLERS,
     *ANTHROPIC_CONTROLLERS,
+    *OPENAI_CONTROLLERS,
 )
 # Images travel inside JSON; what is larger could not be sent on to a worker anyway.
 MAX_BODY_BYTES = 64 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from msgspec import UNSET
 
@@ -18,6 +19,18 @@ from daemon.residency.lease import Lease
 # Texts of one question to a worker: its answer must fit a frame whatever the model's width.
 TEXTS_PER_QUESTION = 256
 _AFTER_TRUNCATION = "input after truncation exceeds maximum context length"
+
+
+def read_texts(value: Any) -> tuple[str, ...]:
+    """One text or several; nothing where nothing is sent. Raises Invalid."""
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    items = cast("list[Any]", value) if isinstance(value, list) else [None]
+    if not all(isinstance(item, str) for item in items):
+        raise Invalid("invalid input type")
+    return tuple(cast("list[str]", items))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ one that has no vectors to give refuses itself.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from litestar import Controller, Response, post
@@ -20,7 +20,7 @@ from daemon.api.ollama.keep_alive import parse_keep_alive
 from daemon.api.options import resolve_options, typed_value
 from daemon.api.request import ApiRequest, client_of
 from daemon.api.services import Rooms, Services
-from daemon.api.vectors import Vectors
+from daemon.api.vectors import Vectors, read_texts
 from daemon.errors import Invalid, NotFound
 
 
@@ -52,18 +52,6 @@ class LegacyEmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class LegacyEmbedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     embedding: msgspec.Raw
-
-
-def read_texts(value: Any) -> tuple[str, ...]:
-    """One text or several; nothing where nothing is sent. Raises Invalid."""
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        return (value,)
-    items = cast("list[Any]", value) if isinstance(value, list) else [None]
-    if not all(isinstance(item, str) for item in items):
-        raise Invalid("invalid input type")
-    return tuple(cast("list[str]", items))
 
 
 async def embedded(

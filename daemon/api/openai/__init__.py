@@ -1,0 +1,15 @@
+"""The OpenAI dialect: `/v1/*`."""
+
+from __future__ import annotations
+
+from litestar.types import ControllerRouterHandler
+
+from daemon.api.openai.chat_routes import CompletionController
+from daemon.api.openai.embedding_routes import EmbeddingController
+from daemon.api.openai.model_routes import ModelController
+
+CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
+    CompletionController,
+    EmbeddingController,
+    ModelController,
+)

@@ -1,0 +1,60 @@
+"""The one error shape of this dialect, and its server-sent events: contract.md §11.1.
+
+The official clients try failures from 500 up again by themselves; where that cannot help, a header
+tells them so.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from daemon.api.framing import EVENT_STREAM, Form, error_headers, event_frame
+from daemon.errors import Busy, DaemonError, NotFound, TooLong, WorkerDied
+
+_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_WORTH_ANOTHER_TRY = (Busy, WorkerDied)
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """`code` is set where programs act on it: a model that is not here, a prompt that is too long."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail
+
+
+def error_code(error: DaemonError) -> str | None:
+    match error:
+        case NotFound():
+            return "model_not_found"
+        case TooLong():
+            return "context_length_exceeded"
+        case _:
+            return None
+
+
+def error_body(error: DaemonError) -> ErrorBody:
+    kind = _TYPES.get(error.status, "api_error")
+    return ErrorBody(ErrorDetail(message=error.message, type=kind, code=error_code(error)))
+
+
+def _headers(error: DaemonError) -> dict[str, str]:
+    headers = error_headers(error)
+    if error.status >= 500 and not isinstance(error, _WORTH_ANOTHER_TRY):
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+EVENTS = Form(
+    media_type=EVENT_STREAM,
+    frame=event_frame,
+    error_body=error_body,
+    error_frame=event_frame,
+    error_headers=_headers,
+    end=b"data: [DONE]\n\n",
+)

@@ -1,0 +1,115 @@
+"""Messages as this dialect writes them become the field's own: contract.md §11.2. Pure.
+
+A message stays one message however many parts its content has. Texts of refusals are the contract's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from backends.types import Message, ToolCall
+from daemon.api.openai.wire import ContentPart, WireMessage, WireToolCall
+from daemon.errors import Invalid, NotYet
+
+# What a developer says outranks the user, as the system's text does; most templates know only that.
+_ROLES = {"developer": "system"}
+_IMAGE_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,(.*)", re.DOTALL)
+
+
+def read_messages(sent: tuple[WireMessage, ...]) -> tuple[Message, ...]:
+    """Tool messages without a name get that of the call they answer. Raises Invalid, NotYet."""
+    names: dict[str, str] = {}
+    found: list[Message] = []
+    for message in sent:
+        names |= {call.id: call.function.name for call in message.tool_calls}
+        found.append(_message(message, names))
+    return tuple(found)
+
+
+def _message(message: WireMessage, names: Mapping[str, str]) -> Message:
+    role = message.role.lower()
+    text, images = _content(message)
+    return Message(
+        role=_ROLES.get(role, role),
+        content=text,
+        images=images,
+        thinking=message.reasoning or message.reasoning_content,
+        tool_calls=tuple(tool_call(call, i) for i, call in enumerate(message.tool_calls)),
+        tool_name=(message.name or names.get(message.tool_call_id, "")) if role == "tool" else "",
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _content(message: WireMessage) -> tuple[str, tuple[bytes, ...]]:
+    content = message.content
+    if content is None:
+        if not message.tool_calls:
+            raise Invalid("invalid message content type: <nil>")
+        return "", ()
+    return (content, ()) if isinstance(content, str) else joined_parts(content)
+
+
+def joined_parts(parts: Iterable[ContentPart]) -> tuple[str, tuple[bytes, ...]]:
+    """The texts with line breaks between them, and the images. Raises Invalid, NotYet."""
+    texts: list[str] = []
+    images: list[bytes] = []
+    for part in parts:
+        match part.type:
+            case "text":
+                texts.append(part.text)
+            case "refusal":
+                texts.append(part.refusal)
+            case "image_url":
+                images.append(read_image(part.image_url))
+            case "input_audio":
+                raise NotYet('not supported by this version yet: "input_audio"')
+            case _:
+                raise Invalid("invalid message format")
+    return "\n".join(texts), tuple(images)
+
+
+def read_image(value: Any) -> bytes:
+    """`value` is a data URI, or an object with one as `url`. Raises Invalid."""
+    url = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise Invalid("invalid image input")
+    if url.startswith(("http://", "https://")):
+        raise Invalid(
+            "image URLs are not currently supported, please use base64 encoded data instead"
+        )
+    found = _IMAGE_URL.fullmatch(url)
+    try:
+        return base64.b64decode(found[1], validate=True) if found else _no_image()
+    except binascii.Error:
+        return _no_image()
+
+
+def _no_image() -> bytes:
+    raise Invalid("invalid image input")
+
+
+def tool_call(call: WireToolCall, index: int) -> ToolCall:
+    """Raises Invalid for arguments that are no JSON object; no text at all stands for none."""
+    return ToolCall(
+        id=call.id,
+        name=call.function.name,
+        arguments=read_arguments(call.function.arguments),
+        index=index,
+    )
+
+
+def read_arguments(arguments: Any) -> bytes:
+    """Raises Invalid."""
+    try:
+        text = arguments.strip() or "{}"
+        if isinstance(msgspec.json.decode(text), dict):
+            return text.encode()
+    except (AttributeError, UnicodeError, msgspec.DecodeError, RecursionError):
+        pass
+    raise Invalid("invalid tool call arguments")
