@@ -1,6 +1,6 @@
 """GGML blocks to MLX's packed codes, scales and biases, with the error measured weight by weight.
 
-Works in slices that stay in the cache. Decides nothing: the form comes from `forms`.
+Works in slices. Decides nothing: the form comes from `forms`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from converters.targets.mlx.forms import Form, Number
 from converters.targets.mlx.re_encoding import re_encode
 
 Bytes = npt.NDArray[np.uint8]
-# Slices that stay in a second-level cache of 1 MB, with all that becomes of them, and are long
-# enough for what each costs beside its weights.
-SLICE_WEIGHTS = 1 << 18
+# Long enough for what each slice costs beside its weights.
+SLICE_WEIGHTS = 1 << 20
 # Of E8M0 and E4M3: not a number.
 _MX_NAN, _NV_NAN, _SIGN_BIT = 0xFF, 0x7F, 0x80
 
