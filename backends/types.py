@@ -73,8 +73,10 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
     `prompt` is raw: no template at all. `template` is the Go template to use instead of the
     artifact's own chat template (empty: the artifact's). `context_ids` are put before the rendered
     prompt. `cache_scope` names who may share what is kept of it (one API key, say): see
-    `GenerateRequest`. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a JSON Schema. `want_context` asks for the ids
-    of prompt and answer in the final `Delta`.
+    `GenerateRequest`. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a
+    JSON Schema. With `required_tools`, names among `tools`, the answer is calls of these, and
+    `format` is not looked at. `want_context` asks for the ids of prompt and answer in the final
+    `Delta`.
     """
 
     request_id: RequestId
@@ -84,6 +86,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
     suffix: str = ""
     context_ids: tuple[int, ...] = ()
     tools: tuple[bytes, ...] = ()
+    required_tools: tuple[str, ...] = ()
     think: bool | str | None = None
     format: bytes | None = None
     stop: tuple[str, ...] = ()

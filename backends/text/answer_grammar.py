@@ -1,7 +1,8 @@
-"""What `format` demands of an answer, around the thoughts and tool calls that may come with it. Pure.
+"""What `format` and `required_tools` demand of an answer, around the thoughts before it. Pure.
 
 The rules are Lark text for `backends.engine.grammar`: thoughts are free until their closing tag, the
-answer behind them is the document, and where tools were given it may be calls instead.
+answer behind them is the document, and where tools were given it may be calls instead. Where calls
+are required it is calls and nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from backends.engine.grammar import GrammarSpec
 from backends.text.markup import Markup
 from backends.text.tokenizer import Tokenizer
 from backends.text.tool_families import ToolFamily, call_schema
+from backends.text.tools import Tools
 from backends.types import EngineError
 
 _ANY_OBJECT = b'{"type":"object"}'
@@ -21,20 +23,25 @@ _SPACES = "SPACES: /[ \\n\\r\\t]{1,8}/\n"
 _FREE = "FREE: /(.|\\n)*/\n"
 
 
-def answer_grammar(wanted: bytes, markup: Markup, tokenizer: Tokenizer) -> GrammarSpec:
-    """`wanted` is `"json"` or a JSON Schema. Raises EngineError("invalid")."""
-    schemas = [("document", _schema(wanted))]
+def answer_grammar(
+    wanted: bytes | None, markup: Markup, tokenizer: Tokenizer, required: tuple[str, ...] = ()
+) -> GrammarSpec:
+    """`wanted` is `"json"` or a JSON Schema; with `required` it is not looked at.
+
+    Raises EngineError("invalid").
+    """
+    schemas: list[tuple[str, bytes]] = []
+    if not required:
+        schemas.append(("document", _schema(wanted or b"")))
     start, rules = "@document", ""
-    if markup.family is not None:
-        if markup.is_harmony or not markup.family.form:
-            name = "harmony" if markup.is_harmony else markup.family.name
-            raise EngineError(
-                "invalid",
-                f"format together with tools is not supported for calls in the form of {name!r}",
-            )
-        start = "(@document | calls)"
-        rules += _call_rules(markup.family, tokenizer)
-        schemas.append(("call", call_schema(markup.family, markup.tools)))
+    if required or markup.family is not None:
+        family = _family(
+            markup, "a required tool call" if required else "format together with tools"
+        )
+        start = "calls" if required else "(@document | calls)"
+        rules += _call_rules(family, tokenizer)
+        tools = _only(markup.tools, required) if required else markup.tools
+        schemas.append(("call", call_schema(family, tools)))
     if markup.is_harmony:
         start, rules = _harmony_rules(start, markup, tokenizer)
     elif markup.thinking_tags is not None:
@@ -42,6 +49,24 @@ def answer_grammar(wanted: bytes, markup: Markup, tokenizer: Tokenizer) -> Gramm
         start, rules = f"{thought} {start}", rules + _thought_rules(markup, tokenizer)
     text = f"start: {start}\n{rules}{_SPACES if 'SPACES' in rules else ''}"
     return GrammarSpec(rules=text, schemas=tuple(schemas), closings=_closings(markup, tokenizer))
+
+
+def _family(markup: Markup, what: str) -> ToolFamily:
+    """The family of calls, if a grammar can describe them. Raises EngineError("invalid")."""
+    family = markup.family
+    if family is None:
+        raise EngineError("invalid", f"{what} needs tools")
+    if markup.is_harmony or not family.form:
+        name = "harmony" if markup.is_harmony else family.name
+        raise EngineError("invalid", f"{what} is not supported for calls in the form of {name!r}")
+    return family
+
+
+def _only(tools: Tools, names: tuple[str, ...]) -> Tools:
+    for name in names:
+        if name not in tools.parameters:
+            raise EngineError("invalid", f"a required tool call needs the tool {name!r}")
+    return Tools({name: tools.parameters[name] for name in names})
 
 
 def _closings(markup: Markup, tokenizer: Tokenizer) -> tuple[str | int, ...]:

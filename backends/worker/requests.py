@@ -191,10 +191,12 @@ class Requests:
         prompt = model.prompt(chat, context_length)
         request = model.request(chat, prompt, context_length)
         conversation = Conversation(chat, prompt, model)
-        if chat.format is None:
+        if chat.format is None and not chat.required_tools:
             engine.put(Add(request))
         else:
-            spec = answer_grammar(chat.format, conversation.markup, model.tokenizer)
+            spec = answer_grammar(
+                chat.format, conversation.markup, model.tokenizer, chat.required_tools
+            )
             self._open_grammars(model, capabilities).compile(chat.request_id, spec)
             self._compiling[chat.request_id] = request
         self._conversations[chat.request_id] = conversation

@@ -106,6 +106,31 @@ def test_a_tool_call_and_what_it_found(client: openai.OpenAI) -> None:
     assert never.choices[0].message.tool_calls is None
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_required_call_that_the_question_does_not_ask_for(
+    client: openai.OpenAI, seed: int
+) -> None:
+    clock: Any = {"type": "function", "function": {"name": "get_time", "parameters": {}}}
+
+    def called(choice: Any) -> list[str]:
+        answer = client.chat.completions.create(
+            model="ember",
+            messages=ask("Why is the sky blue?"),
+            tools=[WEATHER, clock],
+            tool_choice=choice,
+            seed=seed,
+            max_tokens=200,
+        )
+        assert answer.choices[0].finish_reason == "tool_calls"
+        assert answer.choices[0].message.content == ""
+        calls: list[Any] = list(answer.choices[0].message.tool_calls or ())
+        return [call.function.name for call in calls]
+
+    assert set(called("required")) <= {"get_current_weather", "get_time"}
+    named = {"type": "function", "function": {"name": "get_time"}}
+    assert set(called(named)) == {"get_time"}
+
+
 class Person(pydantic.BaseModel):
     name: str = pydantic.Field(max_length=40)
     age: int

@@ -62,6 +62,7 @@ class ChatWish(msgspec.Struct, frozen=True, kw_only=True):
             messages=conversation(self.messages, model),
             template=model.go_template,
             tools=self.tools.offered,
+            required_tools=self.tools.required,
             think=think_of(self.think, model),
             format=self.format,
             stop=options.stop,

@@ -26,18 +26,26 @@ MARKED = with_special("<think>", "</think>", "<tool_call>", "</tool_call>", "<|c
 COUNT = 300
 
 
-def compiled(markup: Markup, tokenizer=PLAIN, wanted: bytes = SCHEMA) -> Grammar:
+def compiled(
+    markup: Markup, tokenizer=PLAIN, wanted: bytes = SCHEMA, required: tuple[str, ...] = ()
+) -> Grammar:
     known = GrammarVocabulary(
         pieces=tokenizer.pieces(COUNT),
         special_ids=tokenizer.special_ids,
         end_ids=frozenset({tokenizer.special.eos_id}),
     )
-    return GrammarCompiler(known).compile(answer_grammar(wanted, markup, tokenizer))
+    return GrammarCompiler(known).compile(answer_grammar(wanted, markup, tokenizer, required))
 
 
-def lets_through(markup: Markup, text: str, tokenizer=PLAIN, wanted: bytes = SCHEMA) -> bool:
+def lets_through(
+    markup: Markup,
+    text: str,
+    tokenizer=PLAIN,
+    wanted: bytes = SCHEMA,
+    required: tuple[str, ...] = (),
+) -> bool:
     """Whether the whole text may be said and then ended."""
-    grammar = compiled(markup, tokenizer, wanted)
+    grammar = compiled(markup, tokenizer, wanted, required)
     for token_id in (*tokenizer.encode(text), tokenizer.special.eos_id):
         allowed = np.frombuffer(grammar.allowed(), np.uint8)
         if not is_allowed(allowed, np.array([token_id]))[0]:
@@ -106,6 +114,48 @@ def test_with_tools_the_answer_is_calls_or_the_document(name: str, text: str) ->
 def test_calls_that_no_grammar_describes_are_refused_by_name(name: str) -> None:
     with pytest.raises(EngineError, match=f"format together with tools.*{name}") as refusal:
         answer_grammar(SCHEMA, family(name), PLAIN)
+    assert refusal.value.code == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", f"<tool_call>{CALL}</tool_call>"),
+        ("mistral", f"[TOOL_CALLS][{CALL}]"),
+        ("llama", CALL.replace("arguments", "parameters")),
+        ("", CALL),
+    ],
+)
+def test_where_calls_are_required_there_is_nothing_else(name: str, text: str) -> None:
+    markup = family(name)
+    assert lets_through(markup, text, required=("add",))
+    assert lets_through(markup, text, required=("get", "add"))
+    assert not lets_through(markup, text, required=("get",))
+    assert not lets_through(markup, '{"a": 1}', required=("add",))
+    assert not lets_through(markup, "", required=("add",))
+    assert not lets_through(markup, "Well. " + text, required=("add",))
+
+
+def test_thoughts_may_come_before_a_required_call() -> None:
+    hermes = family("hermes").family
+    markup = Markup(tools=TOOLS, family=hermes, thinking_tags=("<think>", "</think>"))
+    text = f"<think>I add.</think>\n<tool_call>{CALL}</tool_call>"
+    assert lets_through(markup, text, required=("add",))
+    assert not lets_through(markup, "<think>I add.</think>\nNo.", required=("add",))
+
+
+@pytest.mark.parametrize(
+    ("markup", "message"),
+    [
+        (family("glm"), "a required tool call is not supported for calls in the form of 'glm'"),
+        (Markup(is_harmony=True, tools=TOOLS, family=family("").family), "form of 'harmony'"),
+        (Markup(), "a required tool call needs tools"),
+        (Markup(tools=Tools({"get": {}}), family=family("").family), "needs the tool 'add'"),
+    ],
+)
+def test_required_calls_that_are_refused(markup: Markup, message: str) -> None:
+    with pytest.raises(EngineError, match=message) as refusal:
+        answer_grammar(None, markup, PLAIN, ("add",))
     assert refusal.value.code == "invalid"
 
 

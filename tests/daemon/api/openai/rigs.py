@@ -30,6 +30,10 @@ SCRIPT = Script(
     rules=(
         Rule(prompt=r"tool\(get_weather\): ", pieces=("It is ", "11 degrees.")),
         Rule(prompt="user: weather", pieces=CALLS),
+        Rule(
+            prompt="user: time",
+            pieces=('No!<tool_call>{"name": "get_time", "arguments": {}}', "</tool_call>"),
+        ),
         Rule(prompt="user: json", pieces=("<think>Well.</thi", 'nk>\nHere: {"a', '": 12} ok')),
     ),
     otherwise=Rule(pieces=("<think>", " I see. ", "</think>", "\n\nHel", "lo.")),

@@ -149,6 +149,23 @@ async def test_one_call_where_only_one_is_wanted(client: openai.AsyncOpenAI) -> 
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_time"}}]
+)
+async def test_a_required_call_is_the_whole_answer(rig: Rig, choice: Any, stream: bool) -> None:
+    """The script says a word before its call, which the grammar leaves out."""
+    body: dict[str, Any] = {"model": "able", "messages": ask("time"), "tools": [TIME]}
+    free = (await rig.post("/v1/chat/completions", **body)).json()["choices"][0]["message"]
+    assert free["content"] == "No!"
+    answer = await rig.post("/v1/chat/completions", **body, tool_choice=choice, stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert '"name":"get_time"' in answer.text
+    assert '"finish_reason":"tool_calls"' in answer.text
+    assert "No" not in answer.text
+    assert "!" not in answer.text
+
+
 async def prompt(rig: Rig, model: str = "able", **body: Any) -> str:
     answer = await rig.post("/v1/chat/completions", model=model, _debug_render_only=True, **body)
     assert answer.status_code == 200, answer.text
