@@ -102,7 +102,7 @@ def context_length(model: ModelShape, family: Family) -> int:
     if not family.ignores_windows:
         return model.context_length
     windows = [attention_of(block).window for block in model.blocks]
-    return min(model.context_length, *(window for window in windows if window))
+    return min([model.context_length, *(window for window in windows if window)])
 
 
 def cached_numbers(model: ModelShape, family: Family) -> int:

@@ -18,6 +18,7 @@ from converters.targets.mlx.models.registry import FAMILIES, MIXTURES, family_of
 from converters.targets.mlx.placement import plan_layout
 from converters.targets.mlx.weights import halves_of_pairs
 from tests.converters.headers import decoder_shapes, header
+from tests.converters.random_headers import random_header
 
 
 def laid_out(file: GgufFile) -> tuple[ModelShape, Layout]:
@@ -109,3 +110,13 @@ def test_the_plan_counts_half_the_cache_and_all_the_bytes() -> None:
     codes = sum(rows * columns * 5 // 8 for rows, columns in shapes)
     assert codes < planned.layout.weights_bytes < codes + 20000
     assert assess(header(type_name="Q4_0")).estimates["mlx"] == planned.artifact_bytes
+
+
+@pytest.mark.parametrize(("window", "expected"), [(0, 2048), (100, 100)])
+def test_where_the_module_has_no_window_the_context_ends_with_it(
+    window: int, expected: int
+) -> None:
+    """Also in a file that names none."""
+    file = random_header("gemma2", extra={"gemma2.attention.sliding_window": window})
+    _, layout = laid_out(file)
+    assert layout.context_length == expected
