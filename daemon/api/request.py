@@ -24,10 +24,13 @@ class ApiRequest(Request[Any, Any, State]):
         return cast("type[msgspec.Struct]", wanted) if is_struct else None
 
     async def body(self) -> bytes:
-        """The whole body; an empty one is refused here, before Litestar calls it optional."""
+        """The whole body; an empty one is refused here, before Litestar calls it optional.
+
+        A controller whose dialect has another text for that gives it as `opt["empty_body"]`.
+        """
         body = await super().body()
-        if not body and self._wanted_struct():
-            raise Invalid("missing request body")
+        if self._wanted_struct() and not body.strip():
+            raise Invalid(self.route_handler.opt.get("empty_body", "missing request body"))
         return body
 
     async def json(self) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
+import pydantic
 import pytest
 
 from tests.e2e.daemon_process import DaemonProcess
@@ -99,6 +100,44 @@ def test_a_tool_round_trip(client: anthropic.Anthropic, stream: bool) -> None:
     second = client.messages.create(messages=messages, **request)
     assert second.stop_reason == "end_turn"
     assert text_of(second)
+
+
+def test_a_call_that_the_model_would_not_make_can_be_demanded(client: anthropic.Anthropic) -> None:
+    request: Any = GREEDY | {"tools": [WEATHER]}
+    free = client.messages.create(messages=QUESTION, **request)
+    assert free.stop_reason == "end_turn"
+    choices: list[Any] = [{"type": "any"}, {"type": "tool", "name": "get_weather"}]
+    for choice in choices:
+        message = client.messages.create(messages=QUESTION, tool_choice=choice, **request)
+        assert message.stop_reason == "tool_use"
+        assert {block.type for block in message.content} == {"tool_use"}
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+def test_a_format_is_parsed_by_the_client(client: anthropic.Anthropic) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Give me a JSON object."}]
+    message = client.messages.parse(messages=asked, output_format=Person, **GREEDY)
+    assert isinstance(message.parsed_output, Person)
+
+
+@anthropic.beta_tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city
+
+    Args:
+        city: which one
+    """
+    return f"11 degrees in {city}"
+
+
+def test_the_clients_own_tool_loop(client: anthropic.Anthropic) -> None:
+    asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    loop = client.beta.messages.tool_runner(tools=[get_weather], messages=asked, **GREEDY)
+    assert [message.stop_reason for message in loop] == ["tool_use", "end_turn"]
 
 
 def test_a_missing_model_is_not_found(client: anthropic.Anthropic) -> None:

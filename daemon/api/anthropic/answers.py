@@ -46,15 +46,22 @@ def _wire_usage(*, prompt: int, cached: int, output: int) -> WireUsage:
 class MessageWriter:
     """Makes the events of one answer. `model` is echoed as the client sent it.
 
-    `stop_sequences` are the client's: only meeting one of those is a reason to name it.
+    `stop_sequences` are the client's: only meeting one of those is a reason to name it. With
+    `calls_once` the first call counts and others do not.
     """
 
     def __init__(
-        self, model: str, *, stop_sequences: Collection[str] = (), hides_thinking: bool = False
+        self,
+        model: str,
+        *,
+        stop_sequences: Collection[str] = (),
+        hides_thinking: bool = False,
+        calls_once: bool = False,
     ) -> None:
         self._model = model
         self._stops = stop_sequences
         self._hides_thinking = hides_thinking
+        self._calls_once = calls_once
         self._has_started = False
         self._has_called = False
         self._index = -1
@@ -106,6 +113,8 @@ class MessageWriter:
         yield BlockDelta(self._index, TextDelta(text))
 
     def _call(self, call: ToolCall) -> Iterator[StreamEvent]:
+        if self._has_called and self._calls_once:
+            return
         self._has_called = True
         block = ToolUseBlock(id=new_id("toolu"), name=call.name, input=msgspec.Raw(b"{}"))
         yield from self._begin(block)

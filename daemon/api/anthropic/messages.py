@@ -74,6 +74,7 @@ class MessagesController(Controller):
     tags = ["anthropic"]
     path = "/v1/messages"
     exception_handlers = ERROR_HANDLERS
+    opt = {"empty_body": "EOF"}
 
     @post("/", status_code=200)
     async def create(
@@ -85,6 +86,7 @@ class MessagesController(Controller):
             data.model,
             stop_sequences=data.stop_sequences,
             hides_thinking=asked.wishes.hides_thinking,
+            calls_once=asked.wishes.calls_once,
         )
         return EventAnswer(
             asked.answered(writer),

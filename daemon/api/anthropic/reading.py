@@ -15,7 +15,7 @@ import msgspec
 
 from backends.types import Chat, Message
 from daemon.api.anthropic.turns import Turns
-from daemon.api.anthropic.wire import CountRequest, MessagesRequest, OutputFormat, Tool
+from daemon.api.anthropic.wire import CountRequest, MessagesRequest, OutputFormat, Tool, ToolChoice
 from daemon.api.conversation import conversation, refuse_later_fields, think_of
 from daemon.api.lookup import KnownModel, require_capability, require_completion
 from daemon.api.options import ResolvedOptions
@@ -30,14 +30,17 @@ _HINTS = ("metadata", "service_tier", "container", "context_management")
 class Wishes:
     """What a request says, understood without knowing the model.
 
-    `think` None leaves it to the model; `tools` are those on offer, as chat templates know them.
+    `think` None leaves it to the model; `tools` are those on offer by name, as chat templates know
+    them. Where it `must_call`, the answer is calls of them; only the first counts if it `calls_once`.
     """
 
     messages: tuple[Message, ...]
     think: bool | str | None
     hides_thinking: bool
     format: bytes | None
-    tools: tuple[bytes, ...]
+    tools: dict[str, bytes]
+    must_call: bool
+    calls_once: bool
     ignored: tuple[str, ...]
 
 
@@ -54,6 +57,7 @@ def check_required(data: CountRequest) -> None:
 def read_wishes(data: CountRequest) -> Wishes:
     """Raises Invalid, NotYet."""
     refuse_later_fields({"mcp_servers": data.mcp_servers})
+    choice = data.tool_choice or ToolChoice()
     turns = Turns()
     turns.add_system(data.system)
     for place, message in enumerate(data.messages):
@@ -64,6 +68,8 @@ def read_wishes(data: CountRequest) -> Wishes:
         hides_thinking=data.thinking is not None and data.thinking.display == "omitted",
         format=_format(data),
         tools=_offered_tools(data),
+        must_call=choice.type in ("any", "tool"),
+        calls_once=choice.disable_parallel_tool_use,
         ignored=(*_ignored(data), *turns.ignored),
     )
 
@@ -87,23 +93,23 @@ def _format(data: CountRequest) -> bytes | None:
     return msgspec.json.encode(wanted.schema)
 
 
-def _offered_tools(data: CountRequest) -> tuple[bytes, ...]:
+def _offered_tools(data: CountRequest) -> dict[str, bytes]:
     """All of them, only the one that is asked for, or none."""
     tools = {tool.name: _template_tool(tool, place) for place, tool in enumerate(data.tools)}
     choice = data.tool_choice
     if choice is None or choice.type in ("", "auto"):
-        return tuple(tools.values())
+        return tools
     if choice.type not in _CHOICES:
         raise Invalid(f'tool_choice.type: unexpected value "{choice.type}"')
     if choice.type == "none":
-        return ()
+        return {}
     if not tools:
         raise Invalid("tool_choice may only be specified while providing tools")
     if choice.type == "any":
-        return tuple(tools.values())
+        return tools
     if choice.name not in tools:
         raise Invalid(f'tool_choice.name: there is no tool "{choice.name}" in this request')
-    return (tools[choice.name],)
+    return {choice.name: tools[choice.name]}
 
 
 def _template_tool(tool: Tool, place: int) -> bytes:
@@ -130,11 +136,6 @@ def _ignored(data: CountRequest) -> list[str]:
         names.append("thinking.budget_tokens")
     if data.output_config and data.output_config.effort not in ("", *_EFFORTS):
         names.append("output_config.effort")
-    if choice := data.tool_choice:
-        if choice.type in ("any", "tool"):
-            names.append(f"tool_choice.{choice.type}")
-        if choice.disable_parallel_tool_use:
-            names.append("tool_choice.disable_parallel_tool_use")
     return names
 
 
@@ -169,7 +170,8 @@ def to_chat(wishes: Wishes, options: ResolvedOptions, model: KnownModel) -> Chat
         request_id=uuid.uuid4().hex,
         messages=conversation(wishes.messages, model),
         template=model.go_template,
-        tools=wishes.tools,
+        tools=tuple(wishes.tools.values()),
+        required_tools=tuple(wishes.tools) if wishes.must_call else (),
         think=_think_of(wishes, model),
         format=wishes.format,
         stop=options.stop,

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import msgspec
 
 from backends.types import Message, ToolCall
-from daemon.api.anthropic.wire import Block, Source, WireMessage
-from daemon.api.body import as_struct
-from daemon.api.conversation import refuse_later_fields
-from daemon.errors import Invalid, NotYet
+from daemon.api.anthropic.attachments import ATTACHMENTS, attached_text, nested_text
+from daemon.api.anthropic.wire import Block, WireMessage
+from daemon.errors import Invalid
 
 _ROLES = ("user", "assistant", "system")
 # A counter that some clients put before their system prompt, new in every request: it says nothing
@@ -62,8 +60,8 @@ class Turns:
                 turn.calls.append(self._call(block, index=len(turn.calls)))
             case "tool_result":
                 turn.results.append(self._result(block, where))
-            case "image" | "document":
-                turn.texts.append(_attached_text(block, where))
+            case kind if kind in ATTACHMENTS:
+                turn.texts.append(attached_text(block, where))
             case _:
                 self.ignored[f'content block "{block.type}"'] = None
 
@@ -80,7 +78,7 @@ class Turns:
             raise Invalid("tool_result block missing required 'tool_use_id' field")
         return Message(
             role="tool",
-            content=_nested_text(block.content, f"{where}.content"),
+            content=nested_text(block.content, f"{where}.content", ATTACHMENTS),
             tool_name=self._names.get(block.tool_use_id, ""),
             tool_call_id=block.tool_use_id,
         )
@@ -118,39 +116,3 @@ def system_text(system: str | Sequence[Block]) -> str:
 
 def _without_billing(text: str) -> str:
     return text.partition("\n")[2] if text.startswith(_BILLING) else text
-
-
-def _nested_text(content: Any, where: str) -> str:
-    """The text of a tool's result or a document: a string, or blocks in a list. Raises Invalid."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise Invalid(f"{where}: expected a string or a list of content blocks")
-    items = cast("list[Any]", content)
-    return "".join(_block_text(as_struct(item, Block), where) for item in items)
-
-
-def _block_text(block: Block, where: str) -> str:
-    if block.type == "text":
-        return block.text
-    if block.type in ("image", "document"):
-        return _attached_text(block, where)
-    raise Invalid(f'{where}: content blocks of type "{block.type}" are not supported here')
-
-
-def _attached_text(block: Block, where: str) -> str:
-    """What can be read of an image or a document: plain text. Raises Invalid, NotYet."""
-    source = as_struct(block.source, Source)
-    if block.type == "image":
-        if source.type != "base64":
-            raise Invalid(
-                f"invalid image source type: {source.type}. Only base64 images are supported."
-            )
-        refuse_later_fields({"images": True})
-    if source.type == "text":
-        text = source.data
-    elif source.type == "content":
-        text = _nested_text(source.content, f"{where}.source.content")
-    else:
-        raise NotYet(f'not supported by this version yet: "document" of source "{source.type}"')
-    return f"{block.title}\n\n{text}\n\n" if block.title else f"{text}\n\n"

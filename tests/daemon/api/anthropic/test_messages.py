@@ -38,6 +38,14 @@ ABLE = Script(
                 '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>',
             ),
         ),
+        Rule(
+            prompt="user: forced",
+            pieces=(
+                "<think>No!</think>", 'I will not. <tool_call>{"name": "other", ',
+                '"arguments": {"z": "x"}}</tool_call>',
+                '<tool_call>{"name": "get_weather", "arguments": {"z": "y"}}</tool_call>',
+            ),
+        ),
         Rule(prompt="user: json", pieces=("<think>Well.</thi", 'nk>\nHere: {"a', '": 12} ok')),
     ),
     otherwise=Rule(pieces=("<think>", " I see. ", "</think>", "\n\nHel", "lo.")),
@@ -54,6 +62,7 @@ TOLD = (
 )
 OTHER_TOLD = TOLD.replace("get_weather", "other")
 ON = "[think True ]"
+OTHER = TOOL | {"name": "other", "type": "custom"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -231,6 +240,7 @@ async def test_thinking_tools_and_text_in_a_round_trip(
 
 
 async def test_what_a_template_is_given(rig: Rig) -> None:
+    text = {"type": "text", "text": "g"}
     messages = [
         *ask([{"type": "text", "text": "a"}, {"type": "text", "text": "b", "cache_control": None}]),
         {
@@ -246,13 +256,14 @@ async def test_what_a_template_is_given(rig: Rig) -> None:
                 {"type": "text", "text": "d"},
                 {"type": "tool_result", "tool_use_id": "1", "content": "e", "is_error": False},
                 {"type": "document", "title": "T", "source": {"type": "text", "data": "f"}},
+                {"type": "search_result", "source": "https://x", "title": "U", "content": [text]},
             ]
         ),
     ]
     spoken = (
         "system: S.\nuser: ab\n"
         'assistant: [t]c<tool_call>{"name": "get_weather", "arguments": {"z": 1}}</tool_call>\n'
-        "tool(get_weather 1): e\nuser: dT\n\nf\n\n\nassistant: "
+        "tool(get_weather 1): e\nuser: dT\n\nf\n\nU\n\ng\n\n\nassistant: "
     )
     await prompted(rig, TOLD + ON + spoken, messages=messages, system="S.", tools=[TOOL])
 
@@ -313,29 +324,53 @@ async def test_thoughts(rig: Rig) -> None:
     assert answer.headers["hearth-warnings"] == named
 
 
-CHOICES: list[tuple[dict[str, Any] | None, str, str]] = [
-    (None, TOLD + OTHER_TOLD, ""),
-    ({"type": "auto"}, TOLD + OTHER_TOLD, ""),
-    ({"type": "none"}, "", ""),
-    ({"type": "any"}, TOLD + OTHER_TOLD, "tool_choice.any"),
-    ({"type": "tool", "name": "other"}, OTHER_TOLD, "tool_choice.tool"),
-    (
-        {"type": "auto", "disable_parallel_tool_use": True},
-        TOLD + OTHER_TOLD,
-        "tool_choice.disable_parallel_tool_use",
-    ),
+CHOICES: list[tuple[dict[str, Any] | None, str]] = [
+    (None, TOLD + OTHER_TOLD),
+    ({"type": "auto", "disable_parallel_tool_use": True}, TOLD + OTHER_TOLD),
+    ({"type": "none"}, ""),
 ]
 
 
-@pytest.mark.parametrize(("choice", "told", "warned"), CHOICES)
-async def test_which_tools_are_offered(
-    rig: Rig, choice: dict[str, Any] | None, told: str, warned: str
-) -> None:
-    tools = [TOOL, TOOL | {"name": "other", "type": "custom"}]
-    request = {"messages": ask("hi"), "tools": tools, "tool_choice": choice}
+@pytest.mark.parametrize(("choice", "told"), CHOICES)
+async def test_which_tools_are_offered(rig: Rig, choice: dict[str, Any] | None, told: str) -> None:
+    request = {"messages": ask("hi"), "tools": [TOOL, OTHER], "tool_choice": choice}
     answer = await prompted(rig, told + ON + "user: hi\nassistant: ", **request)
-    expected = f"ignored options: {warned}" if warned else ""
-    assert answer.headers.get("hearth-warnings", "") == expected
+    assert "hearth-warnings" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("choice", "called"),
+    [
+        ({"type": "any"}, ["other", "get_weather"]),
+        ({"type": "tool", "name": "get_weather"}, ["get_weather"]),
+        ({"type": "any", "disable_parallel_tool_use": True}, ["other"]),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_can_be_demanded(
+    client: anthropic.AsyncAnthropic, rig: Rig, choice: Any, called: list[str], stream: bool
+) -> None:
+    request: Any = {"model": "able", "max_tokens": 300, "messages": ask("forced")}
+    request |= {"tools": [TOOL, OTHER], "tool_choice": choice}
+    if stream:
+        async with client.messages.stream(**request) as events:
+            message = await events.get_final_message()
+    else:
+        message = await client.messages.create(**request)
+    calls = [block for block in message.content if block.type != "thinking"]
+    assert [block.name for block in calls if block.type == "tool_use"] == called
+    assert len(calls) == len(called)
+    assert message.stop_reason == "tool_use"
+
+
+async def test_a_call_that_no_grammar_describes_cannot_be_demanded(rig: Rig) -> None:
+    template = TEMPLATE.replace("tool_response", "<function=")
+    await rig.add_model("coder", script=ABLE, chat_template=template)
+    request = body(model="coder", tools=[TOOL])
+    assert (await rig.post("/v1/messages", **request)).status_code == 200
+    answer = await rig.post("/v1/messages", **request, tool_choice={"type": "any"})
+    named = "a required tool call is not supported for calls in the form of 'qwen-coder'"
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, named)
 
 
 async def test_a_format_is_kept(rig: Rig, client: anthropic.AsyncAnthropic) -> None:

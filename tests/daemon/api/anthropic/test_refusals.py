@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import pathlib
 import re
 from collections.abc import AsyncIterator
@@ -12,12 +13,23 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.scripted.script import Script
+from daemon.api import application
+from daemon.api.anthropic.reading import check_required, read_wishes
+from daemon.api.anthropic.wire import Block, MessagesRequest, WireMessage
+from daemon.api.body import read_struct
+from daemon.errors import DaemonError, Invalid
 from tests.daemon.api.rig import Rig, api_rig, until
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
 TOOL: dict[str, Any] = {"name": "f", "input_schema": {"type": "object"}}
+KEYS = (
+    *("type", "text", "role", "content", "source", "data", "id", "name", "input", "tool_use_id"),
+    *("messages", "system", "tools", "model", "input_schema", "thinking", "tool_choice", "title"),
+)
 PLAIN = "registry.ollama.ai/library/plain:latest"
 
 
@@ -157,13 +169,67 @@ async def test_refusals(rig: Rig, request_body: dict[str, Any], status: int, mes
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "truncated"), (b"[]", "Expected `object`"), (b"nonsense", "malformed")],
+    [
+        (b"", "EOF"),
+        (b" \n", "EOF"),
+        (b"{", "truncated"),
+        (b"[]", "Expected `object`"),
+        (b"nonsense", "malformed"),
+    ],
 )
 async def test_bodies_that_cannot_be_read(rig: Rig, content: bytes, message: str) -> None:
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         answer = await rig.client.post(path, content=content)
         assert (answer.status_code, answer.json()["type"]) == (400, "error")
         assert message in answer.json()["error"]["message"]
+
+
+async def test_a_body_that_is_too_large(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "MAX_BODY_BYTES", 1000)
+    async with api_rig(tmp_path) as rig:
+        answer = await rig.post("/v1/messages", **body("x" * 1000))
+    assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_whatever_is_sent_only_refusals_come_out(value: Any) -> None:
+    request = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": value}]}
+    for sent in (value, request, request | {"system": value}, request | {"tools": [value]}):
+        try:
+            data = read_struct(json.dumps(sent).encode(), MessagesRequest)
+            check_required(data)
+            wishes = read_wishes(data)
+        except DaemonError as error:
+            assert error.message
+        else:
+            assert all(isinstance(message.content, str) for message in wishes.messages)
+
+
+def test_deep_nesting_is_refused() -> None:
+    content: Any = "x"
+    for _ in range(300):
+        content = [{"type": "document", "source": {"type": "content", "content": content}}]
+    data = MessagesRequest(
+        model="m",
+        max_tokens=1,
+        messages=(
+            WireMessage(
+                role="user",
+                content=(Block(type="document", source={"type": "content", "content": content}),),
+            ),
+        ),
+    )
+    with pytest.raises(Invalid, match='of type "document" are not supported here'):
+        read_wishes(data)
 
 
 async def test_any_content_type_and_null_is_not_sent(rig: Rig) -> None:
