@@ -63,7 +63,7 @@ class Conversation:
         self._shown_characters = 0
         self._sampled = 0
         self._answer_ids: list[int] = []
-        self._is_constrained = chat.format is not None
+        self._is_constrained = chat.format is not None or bool(chat.required_tools)
         self.markup = Markup.of(chat, model.chat_template, prompt.text)
         self._reader = MarkupReader(self.markup, prompt.text)
         self._shown: list[Shown] = []
@@ -177,7 +177,7 @@ class Conversation:
         )
 
     def _reason(self, event: Finished) -> FinishReason:
-        """A document that a stop string cut is not whole, and `stop` would say that it is."""
+        """A document or call that a stop string cut is not whole, and `stop` would say that it is."""
         if not self.has_stopped:
             return event.reason
         return "length" if self._is_constrained else "stop"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,17 @@ def test_texts_of_one_step_are_merged_and_the_closing_one_is_apart() -> None:
     last = deltas(messages)[-1]
     assert (last.finish, last.usage) == ("stop", finished()[0].usage)  # type: ignore[union-attr]
     assert last.context_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [({}, "stop"), ({"format": b'"json"'}, "length"), ({"required_tools": ("f",)}, "length")],
+)
+def test_what_was_promised_whole_and_a_stop_string_cut_ends_with_length(
+    asked: dict[str, object], reason: str
+) -> None:
+    messages = conversation(stop=("b",), **asked).take([*sampled(*b"ab"), *finished("cancelled")])
+    assert deltas(messages)[-1].finish == reason
 
 
 def test_prefill_is_progress() -> None:
