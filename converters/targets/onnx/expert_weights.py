@@ -2,8 +2,8 @@
 
 A type with mins, w = s·q - m, becomes w' = (s/k)·(k·q + c - (z + c)) with z = round(k·m/s): of the
 factors k that fit into 8 bits the one that rounds least, which moves a block by a few hundredths of
-its step. A block where none fits is requantised from its smallest to its largest weight; so are blocks
-that become one, where the form asks for longer ones than the type has.
+its step. A block where none fits is requantised from its smallest to its largest weight. Blocks become one
+where the form asks for longer ones than the type has.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType, Levels
 from converters.blocks.block_type import pack_codes
+from converters.blocks.fixed_point import LADDERS, PLANNED_WEIGHTS, code_blocks, fixed_line, line_of
+from converters.blocks.fixed_point import slices as slices_of
 from converters.errors import Unsupported
 from converters.targets.onnx.experts import ExpertSource, Stack
 
@@ -24,18 +26,22 @@ Bytes = npt.NDArray[np.uint8]
 # Larger factors gain nothing: the step they divide is rounded to a few thousandths already.
 MAX_FACTOR = 17
 SLICE_ELEMENTS = 1 << 22
+# fp16's least number.
+_LEAST_SCALE = np.float32(2.0**-24)
 
 
 class ZeroPointed(NamedTuple):
     """weight = scale · (code - zero): u8 [n, groups, sub], f32 and u8 [n, groups].
 
-    `errors` f32 [n, groups]: how far the weights of a group are from the source's, at most.
+    `errors` f32 [n, groups]: how far the weights of a group are from the source's, at most; and
+    `squares`, where it is known, the sum of their squares.
     """
 
     codes: Bytes
     scales: Floats
     zeros: Bytes
     errors: Floats
+    squares: Floats | None = None
 
 
 def slices(stack: Stack) -> Iterator[tuple[int, int, int]]:
@@ -67,6 +73,8 @@ def coded(type_name: str, raw: Bytes, bits: int, block: int) -> ZeroPointed:
     block_type = BLOCK_TYPES[type_name]
     if not isinstance(block_type, CodedBlockType):
         raise Unsupported(f"experts of type {type_name} have no codes")
+    if block_type.sub < block:
+        return _joined(block_type, raw, block)
     return _narrowed(_coded_slice(block_type.levels(raw), bits), block)
 
 
@@ -83,8 +91,6 @@ def _coded_slice(levels: Levels, bits: int) -> ZeroPointed:
 
 def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
     """In blocks of `block`: a wider block's scale and zero point hold for each of its parts."""
-    if found.codes.shape[2] < block:
-        return _joined(found, block)
     repeats = found.codes.shape[2] // block
     if repeats == 1:
         return found
@@ -96,23 +102,49 @@ def _narrowed(found: ZeroPointed, block: int) -> ZeroPointed:
     )
 
 
-def _joined(found: ZeroPointed, block: int) -> ZeroPointed:
-    """Neighbouring blocks as one of `block` weights, requantised: 8 bits hold the range of both."""
-    count = block // found.codes.shape[2]
-    # One row for each place in a block: every step below runs along thousands of blocks.
-    columns = np.ascontiguousarray(found.codes.reshape(-1, block).T).astype(np.float32)
-    parts = columns.reshape(count, -1, columns.shape[1])
-    parts -= found.zeros.reshape(-1, count).T[:, None].astype(np.float32)
-    parts *= found.scales.reshape(-1, count).T[:, None]
-    codes, scales, zeros, errors = _requantised(columns)
-    shape = (len(found.codes), -1)
-    before = found.errors.reshape(-1, count).max(axis=1)
-    return ZeroPointed(
-        codes.reshape(*shape, block),
-        scales.reshape(shape),
-        zeros.astype(np.uint8).reshape(shape),
-        (errors + before).astype(np.float32).reshape(shape),
-    )
+def _joined(kind: CodedBlockType, raw: Bytes, block: int) -> ZeroPointed:
+    """Neighbouring blocks as one of `block` weights: 8 bits hold the range of both.
+
+    The scales are fp16's numbers, which CUDA is given; they divide the wider block's levels into
+    whole steps, so that it loses next to nothing.
+    """
+    codes = np.empty((len(raw), kind.block_size), np.uint8)
+    parts = [
+        _joined_slice(kind, raw[at], block, codes[at])
+        for at in slices_of(len(raw), PLANNED_WEIGHTS // kind.block_size)
+    ]
+    shape = (len(raw), kind.block_size // block)
+    joined = (np.concatenate(each).reshape(shape) for each in zip(*parts, strict=True))
+    return ZeroPointed(codes.reshape(*shape, block), *joined)
+
+
+def _joined_slice(
+    kind: CodedBlockType, raw: Bytes, block: int, codes: Bytes
+) -> tuple[Floats, Bytes, Floats, Floats]:
+    """Writes `codes`; scales, zero points, errors and their squares of each group."""
+    ladder = LADDERS[kind.name]
+    with np.errstate(invalid="ignore", over="ignore"):
+        line = line_of(kind, raw, block)
+        low, high, widest = line.ends(ladder)
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        least = np.maximum(widest * np.float32(1 / ladder.finest(255)), _LEAST_SCALE)
+        exact = np.maximum(least, (high - low) * np.float32(1 / 254))
+        scales = _above_in_halves(exact)
+        zeros = np.ceil(-low / scales)
+    if not np.isfinite(scales).all():
+        # Refused where scales are stored.
+        return exact, np.zeros(len(exact), np.uint8), np.zeros_like(exact), np.zeros_like(exact)
+    fixed = fixed_line(line, -zeros * scales, scales, ladder, 8)
+    left = code_blocks(kind, raw, fixed, 8, block, codes)
+    squares = left.squares * np.square(scales)
+    return scales, zeros.astype(np.uint8), left.largest * scales, squares
+
+
+def _above_in_halves(numbers: Floats) -> Floats:
+    """Rounded up to fp16's numbers; infinite above them."""
+    halves = numbers.astype(np.float16)
+    halves.view(np.uint16)[:] += halves.astype(np.float32) < numbers
+    return halves.astype(np.float32)
 
 
 def zero_pointed(codes: Bytes, scale: Floats, minimum: Floats) -> ZeroPointed:

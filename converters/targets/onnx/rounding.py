@@ -40,8 +40,10 @@ class Rounding(msgspec.Struct):
         self.count += part.codes.size
         if part.errors.any():
             self.largest = max(self.largest, float(part.errors.max()))
-            squares = np.square(part.errors, dtype=np.float64).sum()
-            self.squares += float(squares) * part.codes.shape[2]
+            squares = part.squares
+            if squares is None:
+                squares = np.square(part.errors, dtype=np.float64) * part.codes.shape[2]
+            self.squares += float(squares.sum(dtype=np.float64))
 
     def add_stored(self, numbers: Floats, stored: Narrow) -> None:
         """Plain numbers beside what the file has of them."""

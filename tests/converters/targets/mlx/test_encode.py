@@ -12,12 +12,12 @@ from gguf import GGMLQuantizationType, quants
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType
 from converters.blocks.block_type import pack_codes
+from converters.blocks.fixed_point import PLANNED_WEIGHTS
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import TensorInfo
 from converters.targets.mlx.encode import SLICE_WEIGHTS, Encoded, encode
 from converters.targets.mlx.floats import Errors, stored, widened
 from converters.targets.mlx.forms import FORMS, Number, form_of
-from converters.targets.mlx.re_encoding import PLANNED_WEIGHTS
 from tests.models.block_quantiser import quantise
 
 COLUMNS = 512
