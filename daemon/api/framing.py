@@ -19,7 +19,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from daemon.errors import Busy, DaemonError, Internal
+from daemon.errors import Busy, DaemonError, Internal, WorkerDied
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,13 @@ def as_daemon_error(error: BaseException) -> DaemonError:
 def error_headers(error: DaemonError) -> dict[str, str]:
     """A full queue says when to come again."""
     return {"Retry-After": str(RETRY_SECONDS)} if isinstance(error, Busy) else {}
+
+
+def retry_headers(error: DaemonError) -> dict[str, str]:
+    """As `error_headers`, for official clients that try every 5xx again: most of ours fail once more."""
+    if error.status >= 500 and not isinstance(error, Busy | WorkerDied):
+        return {"x-should-retry": "false"}
+    return error_headers(error)
 
 
 def _line(value: Any) -> bytes:

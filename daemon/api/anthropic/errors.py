@@ -14,11 +14,11 @@ from daemon.api.framing import (
     EVENT_STREAM,
     Form,
     as_daemon_error,
-    error_headers,
     event_frame,
     json_response,
+    retry_headers,
 )
-from daemon.errors import Busy, DaemonError, TooLong, WorkerDied
+from daemon.errors import DaemonError, TooLong
 
 _TYPES = {
     400: "invalid_request_error",
@@ -49,13 +49,6 @@ def _answer_for(error: DaemonError, request_id: str) -> ErrorAnswer:
     return ErrorAnswer(error=detail, request_id=request_id)
 
 
-def _headers_for(error: DaemonError) -> dict[str, str]:
-    """The official clients try every 5xx again; most of ours would only fail once more."""
-    if error.status >= 500 and not isinstance(error, Busy | WorkerDied):
-        return {"x-should-retry": "false"}
-    return error_headers(error)
-
-
 def _named_frame(value: msgspec.Struct) -> bytes:
     """A server-sent event named by the Struct's own tag, which its `type` says too."""
     return event_frame(value, str(value.__struct_config__.tag))
@@ -68,14 +61,14 @@ def event_form(request_id: str) -> Form:
         frame=_named_frame,
         error_body=lambda error: _answer_for(error, request_id),
         error_frame=_named_frame,
-        error_headers=_headers_for,
+        error_headers=retry_headers,
     )
 
 
 def _failed(_: Any, error: Exception) -> Response[bytes]:
     request_id = new_id("req")
     known = as_daemon_error(error)
-    headers = _headers_for(known) | request_headers(request_id)
+    headers = retry_headers(known) | request_headers(request_id)
     return json_response(_answer_for(known, request_id), known.status, headers)
 
 

@@ -96,6 +96,8 @@ def _format(data: CountRequest) -> bytes | None:
 def _offered_tools(data: CountRequest) -> dict[str, bytes]:
     """All of them, only the one that is asked for, or none."""
     tools = {tool.name: _template_tool(tool, place) for place, tool in enumerate(data.tools)}
+    if len(tools) < len(data.tools):
+        raise Invalid("tools: tool names must be unique")
     choice = data.tool_choice
     if choice is None or choice.type in ("", "auto"):
         return tools

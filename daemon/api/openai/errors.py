@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from daemon.api.framing import EVENT_STREAM, Form, error_headers, event_frame
-from daemon.errors import Busy, DaemonError, NotFound, TooLong, WorkerDied
+from daemon.api.framing import EVENT_STREAM, Form, event_frame, retry_headers
+from daemon.errors import DaemonError, NotFound, TooLong
 
 _TYPES = {400: "invalid_request_error", 404: "not_found_error"}
-_WORTH_ANOTHER_TRY = (Busy, WorkerDied)
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,18 +42,11 @@ def error_body(error: DaemonError) -> ErrorBody:
     return ErrorBody(ErrorDetail(message=error.message, type=kind, code=error_code(error)))
 
 
-def _headers(error: DaemonError) -> dict[str, str]:
-    headers = error_headers(error)
-    if error.status >= 500 and not isinstance(error, _WORTH_ANOTHER_TRY):
-        headers["x-should-retry"] = "false"
-    return headers
-
-
 EVENTS = Form(
     media_type=EVENT_STREAM,
     frame=event_frame,
     error_body=error_body,
     error_frame=event_frame,
-    error_headers=_headers,
+    error_headers=retry_headers,
     end=b"data: [DONE]\n\n",
 )

@@ -116,6 +116,7 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
         "tool_result block missing required 'tool_use_id' field",
     ),
     (body(tools=[TOOL]), 400, f"{PLAIN} does not support tools"),
+    (body(tools=[TOOL, TOOL]), 400, "tools: tool names must be unique"),
     (body(tools=[{"input_schema": {}}]), 400, "tools.0.name: field required"),
     (body(tools=[TOOL, {"name": "g"}]), 400, "tools.1.input_schema: field required"),
     (
