@@ -20,14 +20,16 @@ from tests.bench.conversion import COMMON, OTHERS
 from tests.models.random_gguf import make_gguf
 from tests.parity.converted import converted_file
 
-COLUMNS = (("llama", "onnx-cpu"), ("qwen3moe", "onnx-cpu"), ("llama", "mlx"))
+COLUMNS = (
+    ("llama", "onnx-cpu"), ("qwen3moe", "onnx-cpu"), ("qwen3moe", "onnx-cuda"), ("llama", "mlx"),
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="*", default=[*COMMON, *OTHERS])
     arguments = parser.parse_args()
-    print("| type | ONNX | ONNX, experts | MLX |\n|---|---|---|---|")
+    print("| type | ONNX | ONNX, experts | CUDA, experts | MLX |\n|---|---|---|---|---|")
     for types in arguments.types:
         print(
             f"| {types} | " + " | ".join(cell(types, *each) for each in COLUMNS) + " |", flush=True
