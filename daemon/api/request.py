@@ -28,6 +28,9 @@ class ApiRequest(Request[Any, Any, State]):
 
         A controller whose dialect has another text for that gives it as `opt["empty_body"]`.
         """
+        coding = self.headers.get("content-encoding", "identity")
+        if coding != "identity" and self._wanted_struct():
+            raise Invalid(f"Content-Encoding {coding} is not supported, send the body as it is")
         body = await super().body()
         if self._wanted_struct() and not body.strip():
             raise Invalid(self.route_handler.opt.get("empty_body", "missing request body"))

@@ -158,6 +158,29 @@ def test_logprobs(client: openai.OpenAI) -> None:
     assert [one.token for one in shown] == [one.top_logprobs[0].token for one in shown]
 
 
+def test_a_conversation_of_responses(client: openai.OpenAI) -> None:
+    body: dict[str, Any] = {"model": "ember", "temperature": 0, "max_output_tokens": 200}
+    tool: Any = {"type": "function", "strict": False, **WEATHER["function"]}
+    items: list[Any] = ask("What is the weather in Paris?")
+    with client.responses.stream(input=items, tools=[tool], **body) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_response()
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"city": "Paris"}
+    items += [
+        {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees and sunny"},
+    ]  # fmt: skip
+    second = client.responses.create(input=items, tools=[tool], **body)
+    assert "sunny in Paris" in second.output_text
+    person = client.responses.parse(
+        input="Give me a JSON object with name and age.", text_format=Person, **body
+    )
+    assert isinstance(person.output_parsed, Person)
+
+
 def test_the_models_are_listed(client: openai.OpenAI) -> None:
     assert "ember:latest" in [model.id for model in client.models.list()]
     assert client.models.retrieve("ember").owned_by == "library"

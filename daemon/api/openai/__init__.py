@@ -7,9 +7,11 @@ from litestar.types import ControllerRouterHandler
 from daemon.api.openai.chat_routes import CompletionController
 from daemon.api.openai.embedding_routes import EmbeddingController
 from daemon.api.openai.model_routes import ModelController
+from daemon.api.openai.responses.routes import ResponseController
 
 CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     CompletionController,
+    ResponseController,
     EmbeddingController,
     ModelController,
 )

@@ -9,14 +9,14 @@ from litestar import Controller, Response, post
 from litestar.params import JSONBody
 
 from backends.types import Chat, Render
-from daemon.api.conversation import check_think, options_for, refuse_later_fields
+from daemon.api.conversation import options_for
 from daemon.api.exchange import Exchange, warning_headers
 from daemon.api.framing import EventAnswer, error_handlers
-from daemon.api.lookup import KnownModel, find, know, require_capability, require_completion
+from daemon.api.lookup import require_capability, require_completion
+from daemon.api.openai.admission import check_wish, known
 from daemon.api.openai.answers import ChatWriter, TextWriter
 from daemon.api.openai.errors import EVENTS
 from daemon.api.openai.reading import (
-    ChatWish,
     chat_options,
     check_completion,
     completion_chat,
@@ -27,23 +27,7 @@ from daemon.api.openai.reading import (
 )
 from daemon.api.openai.wire import Answer, ChatRequest, CompletionFields, CompletionRequest
 from daemon.api.request import ApiRequest, client_of
-from daemon.api.services import Rooms, Services
-from daemon.errors import Invalid
-
-
-async def known(services: Services, asked: str) -> KnownModel:
-    if not asked.strip():
-        raise Invalid("model is required")
-    return await know(services, asked, await find(services, asked))
-
-
-def check_wish(wish: ChatWish, model: KnownModel) -> None:
-    """Raises Invalid, then NotYet, for what this model cannot do."""
-    check_think(wish.think, model)
-    require_completion(model, "chat")
-    if wish.tools.offered:
-        require_capability(model, "tools")
-    refuse_later_fields({"images": [image for one in wish.messages for image in one.images]})
+from daemon.api.services import Rooms
 
 
 async def rendered(

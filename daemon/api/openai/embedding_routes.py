@@ -12,7 +12,7 @@ from litestar.params import JSONBody
 
 from backends.types import Embedded
 from daemon.api.framing import EventAnswer, error_handlers
-from daemon.api.lookup import find, know
+from daemon.api.openai.admission import known
 from daemon.api.openai.errors import EVENTS
 from daemon.api.options import typed_value
 from daemon.api.request import ApiRequest, client_of
@@ -97,9 +97,7 @@ class EmbeddingController(Controller):
     ) -> Response[bytes]:
         texts = _read_input(data.input)
         encoding = _read_format(data.encoding_format)
-        if not data.model.strip():
-            raise Invalid("model is required")
-        model = await know(services, data.model, await find(services, data.model))
+        model = await known(services, data.model)
         limit = model.stored.parameters.get("num_ctx")
         vectors = Vectors(
             services=services,

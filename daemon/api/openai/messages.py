@@ -18,7 +18,7 @@ from daemon.api.openai.wire import ContentPart, WireMessage, WireToolCall
 from daemon.errors import Invalid, NotYet
 
 # What a developer says outranks the user, as the system's text does; most templates know only that.
-_ROLES = {"developer": "system"}
+ROLES = {"developer": "system"}
 _IMAGE_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,(.*)", re.DOTALL)
 
 
@@ -36,7 +36,7 @@ def _message(message: WireMessage, names: Mapping[str, str]) -> Message:
     role = message.role.lower()
     text, images = _content(message)
     return Message(
-        role=_ROLES.get(role, role),
+        role=ROLES.get(role, role),
         content=text,
         images=images,
         thinking=message.reasoning or message.reasoning_content,

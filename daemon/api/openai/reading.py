@@ -81,8 +81,7 @@ def read_chat(data: ChatRequest) -> ChatWish:
     refuse_more_than_one(n=data.n)
     if data.audio or set(data.modalities) - {"text"}:
         raise Invalid('"modalities": only "text" can be answered')
-    if not 0 <= data.top_logprobs <= _MOST_TOP_LOGPROBS:
-        raise Invalid(f"top_logprobs must be between 0 and {_MOST_TOP_LOGPROBS}")
+    check_top_logprobs(data.top_logprobs)
     return ChatWish(
         messages=read_messages(data.messages),
         tools=read_tools(data.tools, data.tool_choice, data.parallel_tool_calls),
@@ -91,6 +90,12 @@ def read_chat(data: ChatRequest) -> ChatWish:
         logprobs=data.logprobs,
         top_logprobs=data.top_logprobs,
     )
+
+
+def check_top_logprobs(count: int, name: str = "top_logprobs") -> None:
+    """Raises Invalid."""
+    if not 0 <= count <= _MOST_TOP_LOGPROBS:
+        raise Invalid(f"{name} must be between 0 and {_MOST_TOP_LOGPROBS}")
 
 
 def refuse_more_than_one(**counts: int) -> None:
@@ -180,8 +185,7 @@ def check_completion(data: CompletionRequest) -> None:
     refuse_more_than_one(n=data.n, best_of=data.best_of)
     if data.echo:
         raise Invalid('"echo" is not supported')
-    if not 0 <= (data.logprobs or 0) <= _MOST_TOP_LOGPROBS:
-        raise Invalid(f"logprobs must be between 0 and {_MOST_TOP_LOGPROBS}")
+    check_top_logprobs(data.logprobs or 0, "logprobs")
 
 
 def completion_chat(

@@ -1,0 +1,1 @@
+"""`/v1/responses`: items instead of messages, typed events instead of chunks."""
