@@ -15,7 +15,7 @@ from daemon.api.framing import EventAnswer, error_handlers
 from daemon.api.lookup import require_capability, require_completion
 from daemon.api.openai.admission import check_wish, known
 from daemon.api.openai.answers import ChatWriter, TextWriter
-from daemon.api.openai.errors import EVENTS
+from daemon.api.openai.errors import EMPTY_BODY, EVENTS
 from daemon.api.openai.reading import (
     chat_options,
     check_completion,
@@ -65,6 +65,7 @@ def _response(
 class CompletionController(Controller):
     tags = ["openai"]
     exception_handlers: Any = error_handlers(EVENTS)
+    opt: Any = EMPTY_BODY
 
     @post("/v1/chat/completions", status_code=200)
     async def chat(

@@ -13,7 +13,7 @@ from litestar.params import JSONBody
 from backends.types import Embedded
 from daemon.api.framing import EventAnswer, error_handlers
 from daemon.api.openai.admission import known
-from daemon.api.openai.errors import EVENTS
+from daemon.api.openai.errors import EMPTY_BODY, EVENTS
 from daemon.api.options import typed_value
 from daemon.api.request import ApiRequest, client_of
 from daemon.api.services import Rooms
@@ -90,6 +90,7 @@ async def _embedded(
 class EmbeddingController(Controller):
     tags = ["openai"]
     exception_handlers: Any = error_handlers(EVENTS)
+    opt: Any = EMPTY_BODY
 
     @post("/v1/embeddings", status_code=200)
     async def embed(

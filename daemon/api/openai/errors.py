@@ -11,6 +11,8 @@ import msgspec
 from daemon.api.framing import EVENT_STREAM, Form, event_frame, retry_headers
 from daemon.errors import DaemonError, NotFound, TooLong
 
+# What clients of this dialect know for a request without a body, as a setting of a controller.
+EMPTY_BODY = {"empty_body": "EOF"}
 _TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
 

@@ -13,7 +13,7 @@ from daemon.api.conversation import options_for
 from daemon.api.exchange import Exchange, warning_headers
 from daemon.api.framing import EventAnswer, error_handlers, event_frame
 from daemon.api.openai.admission import check_wish, known
-from daemon.api.openai.errors import EVENTS
+from daemon.api.openai.errors import EMPTY_BODY, EVENTS
 from daemon.api.openai.responses.answers import ResponseWriter, new_id
 from daemon.api.openai.responses.objects import Event, ResponseObject
 from daemon.api.openai.responses.reading import ignored_names, read_request
@@ -64,6 +64,7 @@ def _blank(data: ResponsesRequest, options: ResolvedOptions) -> ResponseObject:
 class ResponseController(Controller):
     tags = ["openai"]
     exception_handlers: Any = error_handlers(TYPED_EVENTS)
+    opt: Any = EMPTY_BODY
 
     @post("/v1/responses", status_code=200)
     async def respond(

@@ -362,11 +362,14 @@ async def test_refusals(rig: Rig, body: dict[str, Any], status: int, message: st
         }
 
 
-async def test_bodies_that_cannot_be_read(rig: Rig) -> None:
-    for body in (b"", b"{"):
-        answer = await rig.client.post("/v1/chat/completions", content=body)
-        assert answer.status_code == 400
-        assert answer.json()["error"]["type"] == "invalid_request_error"
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+)
+async def test_bodies_that_cannot_be_read(rig: Rig, path: str) -> None:
+    empty = await rig.client.post(path)
+    assert (empty.status_code, empty.json()["error"]["message"]) == (400, "EOF")
+    broken = await rig.client.post(path, content=b"{")
+    assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 async def test_errors_as_the_client_raises_them(client: openai.AsyncOpenAI) -> None:
