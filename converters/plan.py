@@ -24,7 +24,7 @@ from converters.targets.mlx.models.registry import family_of
 from converters.targets.mlx.native import is_native, plan_native
 from converters.targets.mlx.placement import plan_layout as plan_mlx_layout
 from converters.targets.onnx.layout import Layout as OnnxLayout
-from converters.targets.onnx.layout import plan_layout as plan_onnx_layout
+from converters.targets.onnx.placement import plan_layout as plan_onnx_layout
 from converters.tokenizer import tokenizer_refusal
 
 # Tensors that no text decoder reads: encoders and projectors stored along, extra prediction heads (and
