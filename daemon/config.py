@@ -50,6 +50,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     is read-only until adopted. `foreign` are folders of other programs whose models are served too,
     never written; `create_path` lets clients of /api/create name files of this machine.
     `prefix_cache_bytes` > 0 keeps what was computed for prompts on disk, so much in all.
+    `context_growth`: prompts of APIs without num_ctx may have more than `context_length`.
     `memory_artifacts` is a folder in memory for artifacts that fit on no disk; None: there is none.
     """
 
@@ -61,6 +62,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "auto"
     keep_alive_seconds: float | None = 300.0
     context_length: int = 4096
+    context_growth: bool = True
     num_parallel: int = 4
     max_queue: int = 512
     max_loaded: int = 0
@@ -319,6 +321,7 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         backend=settings.read("backend", _parse_backend, "auto"),
         keep_alive_seconds=settings.read("keep_alive", _parse_seconds, 300.0),
         context_length=settings.read("context_length", parse_count, 0) or 4096,
+        context_growth=settings.read("context_growth", parse_bool, True),
         num_parallel=settings.read("num_parallel", parse_count, 4) or 4,
         max_queue=settings.read("max_queue", parse_count, 512),
         max_loaded=settings.read("max_loaded_models", parse_count, 0),

@@ -150,7 +150,7 @@ def windows(header: Header, period: int, default: int = 0) -> Callable[[int], in
     pattern = header.flags("attention.sliding_window_pattern")
     if pattern is None:
         period = header.count("attention.sliding_window_pattern", period)
-    blocks = header.count("block_count")
+    blocks = header.block_count
     if pattern is not None and len(pattern) < blocks:
         raise MalformedFile(
             f"{header.architecture}.attention.sliding_window_pattern has {len(pattern)} entries"

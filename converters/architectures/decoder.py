@@ -110,7 +110,7 @@ def norm(header: Header, stem: str, *lengths: int, is_centered: bool = False) ->
 
 def block_count(header: Header) -> int:
     """Blocks that every id passes; those that predict further ids ahead are not among them."""
-    count = header.count("block_count") - header.count("nextn_predict_layers", 0)
+    count = header.block_count - header.count("nextn_predict_layers", 0)
     if count <= 0:
         raise MalformedFile(f"{header.architecture}.block_count leaves no blocks")
     return count

@@ -47,6 +47,16 @@ class Header:
         """Numbers in a hidden state: the columns of `token_embd`."""
         return self.tensor("token_embd.weight").shape[-1]
 
+    @property
+    def block_count(self) -> int:
+        """As the file says, those that predict ahead included; each block has a tensor of its own."""
+        count = self.count("block_count")
+        if count > len(self._tensors):
+            raise MalformedFile(
+                f"{self.architecture}.block_count is {count} in a file of {len(self._tensors)} tensors"
+            )
+        return count
+
     def epsilon(self, *, is_centered: bool) -> float:
         """Of RMSNorm, or of LayerNorm."""
         return self.positive(f"attention.layer_norm_{'' if is_centered else 'rms_'}epsilon")

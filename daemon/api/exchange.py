@@ -6,17 +6,20 @@ the work, and closing it (a client that left) takes all of it back.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
-from backends.types import Chat, Delta, Progress
+from backends.types import Chat, CountTokens, Delta, Progress
+from daemon.api.growth import grown, may_not_fit
 from daemon.api.lookup import KnownModel
 from daemon.api.options import ResolvedOptions
 from daemon.api.services import Services
-from daemon.errors import Cancelled
+from daemon.errors import Cancelled, LoadFailed
 from daemon.residency.lease import Lease
 
 # Seconds; None is forever; UNSET leaves a model with what it was last given.
@@ -28,7 +31,8 @@ _MOST_HEADER_CHARACTERS = 1000
 class Exchange:
     """For which model, with which options, and for whom; requests of one `client` share its turns.
 
-    `on_ready` is called when the model is there.
+    `on_ready` is called when the model is there. Where it `grows`, a prompt that is too long for the
+    default context gets a longer one.
     """
 
     services: Services
@@ -37,6 +41,7 @@ class Exchange:
     options: ResolvedOptions
     keep_alive: KeepAlive = UNSET
     on_ready: Callable[[], None] = lambda: None
+    grows: bool = False
 
     async def acquire(self, *, wants_row: bool) -> Lease:
         """Waits for the model; `wants_row` is False for what does not generate."""
@@ -52,9 +57,32 @@ class Exchange:
 
     async def events(self, chat: Chat) -> AsyncGenerator[Delta | Progress, None]:
         """The answer as it comes; the last delta has a `finish`. Raises DaemonError."""
-        async with await self.acquire(wants_row=True) as lease, lease.chat(chat) as events:
+        lease, chat = await self._seated(chat)
+        async with lease, lease.chat(chat) as events:
             async for event in events:
                 yield event
+
+    async def _seated(self, chat: Chat) -> tuple[Lease, Chat]:
+        options = await self._grown(chat)
+        if options is not self.options:
+            roomy = replace(self, options=options)
+            # Where memory does not allow it, the prompt is cut or refused as it always was.
+            with contextlib.suppress(LoadFailed):
+                lease = await roomy.acquire(wants_row=True)
+                return lease, msgspec.structs.replace(chat, limits=options.limits)
+        return await self.acquire(wants_row=True), chat
+
+    async def _grown(self, chat: Chat) -> ResolvedOptions:
+        """A model whose own parameters say a context keeps it."""
+        says_one = self.options.wanted_context_length is not None
+        if not self.grows or says_one or not self.services.config.context_growth:
+            return self.options
+        if not may_not_fit(chat):
+            return self.options
+        count = CountTokens(request_id=chat.request_id, chat=chat)
+        async with await self.acquire(wants_row=False) as lease:
+            prompt_ids = await lease.count(count)
+        return grown(self.options, chat, prompt_ids, self.model.trained_context_length)
 
     async def deltas(self, chat: Chat) -> AsyncGenerator[Delta, None]:
         """`events` without the progress before them."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import ARCHITECTURES
-from converters.errors import ConversionError, Unsupported
+from converters.errors import ConversionError, MalformedFile, Unsupported
 from converters.gguf import GgufFile, TensorInfo, Value
 from converters.plan import plan
 from converters.targets.onnx.layout import Layout
@@ -99,6 +99,15 @@ def test_strange_metadata_gives_conversion_errors_only(architecture: str):
 
 def changed(header: GgufFile, metadata: dict[str, Value]) -> GgufFile:
     return replace(header, metadata=header.metadata | metadata)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_more_blocks_than_tensors_are_refused_at_once(architecture: str):
+    """Nothing is made for each of a billion blocks before one of them is looked for."""
+    file = random_header(architecture)
+    many = changed(file, {f"{file.architecture}.block_count": 1 << 30})
+    with pytest.raises(MalformedFile, match="block_count is 1073741824 in a file of"):
+        plan(many, "onnx-cpu")
 
 
 def test_each_is_named_in_the_read_me():
