@@ -84,6 +84,22 @@ def test_the_daemon_imports_nothing_heavy() -> None:
     assert strays == []
 
 
+def test_dialects_do_not_import_each_other() -> None:
+    """What they share lies beside them."""
+    api = ROOT / "daemon" / "api"
+    dialects = {folder.name for folder in api.iterdir() if (folder / "__init__.py").exists()}
+    assert {"ollama", "openai", "anthropic"} <= dialects
+    strays = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in api.rglob("*.py")
+        if path.parent != api
+        for name in imported_names(path)
+        for other in dialects - {path.relative_to(api).parts[0]}
+        if name.startswith(f"daemon.api.{other}")
+    ]
+    assert strays == []
+
+
 def module_name(path: pathlib.Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

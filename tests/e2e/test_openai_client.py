@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import jsonschema
 import openai
 import pydantic
@@ -179,6 +180,19 @@ def test_a_conversation_of_responses(client: openai.OpenAI) -> None:
         input="Give me a JSON object with name and age.", text_format=Person, **body
     )
     assert isinstance(person.output_parsed, Person)
+
+
+def test_embeddings(client: openai.OpenAI, daemon: DaemonProcess) -> None:
+    texts = ["the sky", "the sea"]
+    ours = client.embeddings.create(model="ember", input=texts)
+    body = {"model": "ember", "input": texts}
+    native = httpx.post(f"{daemon.url}/api/embed", json=body, timeout=60, trust_env=False).json()
+    for one, expected in zip(ours.data, native["embeddings"], strict=True):
+        assert one.embedding == pytest.approx(expected, abs=1e-6)
+    assert ours.usage.prompt_tokens == native["prompt_eval_count"]
+    (cut,) = client.embeddings.create(model="ember", input="the sky", dimensions=8).data
+    assert len(cut.embedding) == 8
+    assert sum(value * value for value in cut.embedding) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_models_are_listed(client: openai.OpenAI) -> None:

@@ -31,15 +31,12 @@ Deltas = AsyncGenerator[Delta, None]
 _FINGERPRINT = "fp_ollama"
 
 
-class Gathered:
-    """What a whole answer says, delta by delta. Without `parallel` only its first call counts."""
+class Outcome:
+    """What an answer comes to beside its text. Without `parallel` only its first call counts."""
 
     def __init__(self, *, parallel: bool = True) -> None:
         self._parallel = parallel
-        self.text = ""
-        self.thinking = ""
         self.calls: list[ToolCall] = []
-        self.logprobs: list[Logprob] = []
         self.usage = Usage()
         self.finish = "stop"
 
@@ -48,10 +45,7 @@ class Gathered:
         if not self._parallel:
             left = delta.tool_calls[: 0 if self.calls else 1]
             delta = msgspec.structs.replace(delta, tool_calls=left)
-        self.text += delta.text
-        self.thinking += delta.thinking
         self.calls += delta.tool_calls
-        self.logprobs += delta.logprobs
         self.usage = delta.usage or self.usage
         self.finish = delta.finish or self.finish
         return delta
@@ -61,11 +55,16 @@ class Gathered:
         return "tool_calls" if self.calls and self.finish == "stop" else self.finish
 
 
-async def gathered(deltas: Deltas, into: Gathered) -> Gathered:
+async def _gathered(deltas: Deltas, outcome: Outcome) -> Delta:
+    """All that an answer says, as one delta; its end and calls are in `outcome`."""
     async with aclosing(deltas):
-        async for delta in deltas:
-            into.take(delta)
-    return into
+        pieces = [outcome.take(delta) async for delta in deltas]
+    return Delta(
+        request_id="",
+        text="".join(piece.text for piece in pieces),
+        thinking="".join(piece.thinking for piece in pieces),
+        logprobs=tuple(one for piece in pieces for one in piece.logprobs),
+    )
 
 
 class _Writer:
@@ -107,32 +106,33 @@ class ChatWriter(_Writer):
         self._has_begun = False
 
     async def whole(self, deltas: Deltas) -> AsyncGenerator[Answer, None]:
-        found = await gathered(deltas, Gathered(parallel=self._parallel))
+        outcome = Outcome(parallel=self._parallel)
+        said = await _gathered(deltas, outcome)
         message = AnswerMessage(
             role="assistant",
-            content=found.text,
-            reasoning=found.thinking or UNSET,
-            tool_calls=tuple(map(_tool_call, found.calls)) or UNSET,
+            content=said.text,
+            reasoning=said.thinking or UNSET,
+            tool_calls=tuple(map(_tool_call, outcome.calls)) or UNSET,
         )
         choice = ChatChoice(
             message=message,
-            finish_reason=found.finish_reason,
-            logprobs=_logprobs(found.logprobs),
+            finish_reason=outcome.finish_reason,
+            logprobs=_logprobs(said.logprobs),
         )
-        yield self.completed(choice, found.usage)
+        yield self.completed(choice, outcome.usage)
 
     async def chunks(self, deltas: Deltas) -> AsyncGenerator[Answer, None]:
-        found = Gathered(parallel=self._parallel)
+        outcome = Outcome(parallel=self._parallel)
         async with aclosing(deltas):
             async for delta in deltas:
-                for chunk in self._pieces(found.take(delta)):
+                for chunk in self._pieces(outcome.take(delta)):
                     yield chunk
         if not self._has_begun:
             yield self._piece(content="")
-        end = ChunkChoice(delta=AnswerMessage(), finish_reason=found.finish_reason)
+        end = ChunkChoice(delta=AnswerMessage(), finish_reason=outcome.finish_reason)
         yield self.chunk(end)
         if self._include_usage:
-            yield self.chunk(usage=WireUsage.of(found.usage))
+            yield self.chunk(usage=WireUsage.of(outcome.usage))
 
     def _pieces(self, delta: Delta) -> Iterator[Answer]:
         """Thoughts come in a chunk of their own, before the text."""
@@ -164,13 +164,14 @@ class TextWriter(_Writer):
         return self.completed(TextChoice(text="", finish_reason="load"), Usage())
 
     async def whole(self, deltas: Deltas) -> AsyncGenerator[Answer, None]:
-        found = await gathered(deltas, Gathered())
+        outcome = Outcome()
+        said = await _gathered(deltas, outcome)
         choice = TextChoice(
-            text=found.text,
-            finish_reason=found.finish,
-            logprobs=self._text_logprobs(found.logprobs),
+            text=said.text,
+            finish_reason=outcome.finish,
+            logprobs=self._text_logprobs(said.logprobs),
         )
-        yield self.completed(choice, found.usage)
+        yield self.completed(choice, outcome.usage)
 
     async def chunks(self, deltas: Deltas) -> AsyncGenerator[Answer, None]:
         """The last piece of text has the reason why it is the last."""

@@ -10,7 +10,7 @@ import pytest
 from litestar import Litestar, Response, post
 
 from daemon.api import framing
-from daemon.api.framing import EventAnswer, timestamp
+from daemon.api.framing import EVENT_STREAM, LINES, EventAnswer, Form, event_frame, timestamp
 from daemon.errors import Busy, NotFound
 from tests.daemon.api.serving import served
 
@@ -42,12 +42,13 @@ class Source:
 
 
 @asynccontextmanager
-async def serving(source: Source, *, stream: bool) -> AsyncIterator[str]:
+async def serving(source: Source, *, stream: bool, form: Form = LINES) -> AsyncIterator[str]:
     @post("/x", status_code=200)
     async def handler() -> Response[bytes]:
         return EventAnswer(
             source.events(),
             stream=stream,
+            form=form,
             merge=lambda events: Event("".join(event.text for event in events)),
         )
 
@@ -55,8 +56,8 @@ async def serving(source: Source, *, stream: bool) -> AsyncIterator[str]:
         yield base
 
 
-async def ask(source: Source, *, stream: bool) -> httpx.Response:
-    async with serving(source, stream=stream) as base, httpx.AsyncClient() as client:
+async def ask(source: Source, *, stream: bool, form: Form = LINES) -> httpx.Response:
+    async with serving(source, stream=stream, form=form) as base, httpx.AsyncClient() as client:
         return await client.post(f"{base}/x")
 
 
@@ -108,6 +109,38 @@ async def test_a_defect_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "secret" in caplog.text
+
+
+FORM = Form(
+    media_type=EVENT_STREAM,
+    frame=lambda event: event_frame(event, "piece"),
+    error_body=lambda error: {"problem": error.message},
+    error_frame=event_frame,
+    error_headers=lambda error: {"X-Status": str(error.status)},
+    end=b"data: end\n\n",
+)
+
+
+async def test_a_dialect_has_its_own_form_of_sending() -> None:
+    answer = await ask(Source("a", "b\n"), stream=True, form=FORM)
+    assert answer.headers["content-type"] == EVENT_STREAM
+    assert answer.text == (
+        'event: piece\ndata: {"text":"a"}\n\nevent: piece\ndata: {"text":"b\\n"}\n\ndata: end\n\n'
+    )
+    whole = await ask(Source("a", "b"), stream=False, form=FORM)
+    assert whole.text == '{"text":"ab"}'
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_errors_have_the_form_of_the_dialect(stream: bool) -> None:
+    answer = await ask(Source(NotFound("no")), stream=stream, form=FORM)
+    assert (answer.status_code, answer.json()) == (404, {"problem": "no"})
+    assert answer.headers["x-status"] == "404"
+
+
+async def test_a_late_error_is_the_last_frame_and_nothing_follows() -> None:
+    answer = await ask(Source("a", Busy("much")), stream=True, form=FORM)
+    assert answer.text == 'event: piece\ndata: {"text":"a"}\n\ndata: {"problem":"much"}\n\n'
 
 
 async def _until(flag: asyncio.Event) -> None:

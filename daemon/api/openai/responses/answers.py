@@ -16,7 +16,7 @@ import msgspec
 
 from backends.types import Delta, ToolCall
 from daemon.api.framing import as_daemon_error
-from daemon.api.openai.answers import Deltas, Gathered
+from daemon.api.openai.answers import Deltas, Outcome
 from daemon.api.openai.errors import error_body, error_code
 from daemon.api.openai.responses.objects import (
     ArgumentsDelta,
@@ -57,11 +57,11 @@ class ResponseWriter:
 
     def __init__(self, blank: ResponseObject, *, parallel: bool) -> None:
         self._blank = blank
-        self._found = Gathered(parallel=parallel)
+        self._outcome = Outcome(parallel=parallel)
         self._sequence = 0
         self._items: list[Item] = []
         self._open: ReasoningItem | MessageItem | None = None
-        self._text = ""
+        self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         # Of ids whose text is still to come, being part of a character, say.
         self._waiting: list[TokenLogprob] = []
@@ -90,7 +90,7 @@ class ResponseWriter:
                 if not self._sequence:
                     yield self._about("created", self._blank)
                     yield self._about("in_progress", self._blank)
-                for event in self._take(self._found.take(delta)):
+                for event in self._take(self._outcome.take(delta)):
                     yield event
         for event in (*self._close(self._end_status()), *self._calls()):
             yield event
@@ -134,7 +134,7 @@ class ResponseWriter:
             yield self._added(item)
             part = SummaryText(text="")
             yield self._within(SummaryPartEvent, "reasoning_summary_part.added", item, part=part)
-        self._text += text
+        self._text.append(text)
         yield self._within(SummaryDelta, "reasoning_summary_text.delta", self._open, delta=text)
 
     def _say(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> Iterator[Event]:
@@ -143,7 +143,7 @@ class ResponseWriter:
             self._open = item = MessageItem(id=new_id("msg"))
             yield self._added(item)
             yield self._within(PartEvent, "content_part.added", item, part=OutputText())
-        self._text += text
+        self._text.append(text)
         self._logprobs += logprobs
         yield self._within(
             TextDelta, "output_text.delta", self._open, delta=text, logprobs=logprobs
@@ -153,7 +153,7 @@ class ResponseWriter:
         """Ends the open item, if there is one."""
         self._waiting.clear()
         item, self._open = self._open, None
-        text, self._text = self._text, ""
+        text, self._text = "".join(self._text), []
         match item:
             case ReasoningItem():
                 yield from self._end_thoughts(item, SummaryText(text=text))
@@ -177,7 +177,7 @@ class ResponseWriter:
         yield self._done(msgspec.structs.replace(item, status=status, content=(part,)))
 
     def _calls(self) -> Iterator[Event]:
-        for call in self._found.calls:
+        for call in self._outcome.calls:
             yield from self._call(call)
 
     def _call(self, call: ToolCall) -> Iterator[Event]:
@@ -193,7 +193,7 @@ class ResponseWriter:
     # ---- the end ----
 
     def _end_status(self) -> str:
-        return "incomplete" if self._found.finish == "length" else "completed"
+        return "incomplete" if self._outcome.finish == "length" else "completed"
 
     def _ended(self) -> ResponseObject:
         status = self._end_status()
@@ -204,7 +204,7 @@ class ResponseWriter:
             completed_at=None if is_cut else int(time.time()),
             incomplete_details=IncompleteDetails(reason="max_output_tokens") if is_cut else None,
             output=tuple(self._items),
-            usage=ResponseUsage.of(self._found.usage),
+            usage=ResponseUsage.of(self._outcome.usage),
         )
 
     def _failed(self, cause: Exception) -> Iterator[Event]:
