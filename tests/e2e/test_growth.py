@@ -47,6 +47,19 @@ def test_a_long_prompt_gets_a_longer_context(daemon: DaemonProcess) -> None:
     assert loaded_length(daemon) == 512
 
 
+def test_responses_get_it_as_well(daemon: DaemonProcess) -> None:
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="any", max_retries=0) as client:
+        answer = client.responses.create(
+            model="ember", input=question(40), max_output_tokens=8, truncation="disabled"
+        )
+        assert answer.usage is not None
+        assert answer.usage.input_tokens > 256
+        assert loaded_length(daemon) == 512
+        with pytest.raises(openai.BadRequestError) as refusal:
+            client.responses.create(model="ember", input=question(400), max_output_tokens=8)
+        assert refusal.value.code == "context_length_exceeded"
+
+
 def test_messages_grow_as_far_as_the_model_was_trained(daemon: DaemonProcess) -> None:
     with anthropic.Anthropic(base_url=daemon.url, api_key="any", max_retries=0) as client:
         answer = client.messages.create(model="ember", messages=question(120), max_tokens=8)

@@ -74,9 +74,8 @@ class ResponseController(Controller):
         model = await known(services, data.model)
         check_wish(wish, model)
         options = options_for(_options(data), model, services.config)
-        deltas = Exchange(services, client_of(request), model, options).deltas(
-            wish.chat(model, options)
-        )
+        exchange = Exchange(services, client_of(request), model, options, grows=True)
+        deltas = exchange.deltas(wish.chat(model, options))
         writer = ResponseWriter(_blank(data, options), parallel=wish.tools.parallel)
         strict = ["tools[].strict"] if wish.tools.unheld else []
         headers = warning_headers([*ignored_names(data), *strict])
