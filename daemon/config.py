@@ -50,7 +50,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     is read-only until adopted. `foreign` are folders of other programs whose models are served too,
     never written; `create_path` lets clients of /api/create name files of this machine.
     `prefix_cache_bytes` > 0 keeps what was computed for prompts on disk, so much in all.
-    `context_growth`: prompts of APIs without num_ctx may have more than `context_length`.
+    `context_growth`: a longer prompt whose request says no num_ctx gets more than `context_length`.
     `memory_artifacts` is a folder in memory for artifacts that fit on no disk; None: there is none.
     """
 

@@ -31,8 +31,8 @@ _MOST_HEADER_CHARACTERS = 1000
 class Exchange:
     """For which model, with which options, and for whom; requests of one `client` share its turns.
 
-    `on_ready` is called when the model is there. Where it `grows`, a prompt that is too long for the
-    default context gets a longer one.
+    `on_ready` is called when the model is there. A prompt that is too long for the default context gets
+    a longer one, where neither the request nor the model says one.
     """
 
     services: Services
@@ -41,7 +41,6 @@ class Exchange:
     options: ResolvedOptions
     keep_alive: KeepAlive = UNSET
     on_ready: Callable[[], None] = lambda: None
-    grows: bool = False
 
     async def acquire(self, *, wants_row: bool) -> Lease:
         """Waits for the model; `wants_row` is False for what does not generate."""
@@ -73,11 +72,8 @@ class Exchange:
         return await self.acquire(wants_row=True), chat
 
     async def _grown(self, chat: Chat) -> ResolvedOptions:
-        """A model whose own parameters say a context keeps it."""
-        says_one = self.options.wanted_context_length is not None
-        if not self.grows or says_one or not self.services.config.context_growth:
-            return self.options
-        if not may_not_fit(chat):
+        is_said = self.options.wanted_context_length is not None
+        if is_said or not self.services.config.context_growth or not may_not_fit(chat):
             return self.options
         count = CountTokens(request_id=chat.request_id, chat=chat)
         async with await self.acquire(wants_row=False) as lease:

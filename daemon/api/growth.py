@@ -1,4 +1,4 @@
-"""Room for prompts whose clients cannot ask for it: OpenAI's and Anthropic's APIs know no num_ctx.
+"""Room for prompts whose request says no num_ctx: OpenAI's and Anthropic's clients cannot.
 
 An agent's first request is often longer than the default context. Rather than to cut or refuse it,
 the model is loaded with longer rows, as far as it was trained for. Pure.

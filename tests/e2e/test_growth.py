@@ -1,4 +1,4 @@
-"""Prompts longer than the default context, through APIs that cannot ask for a longer one."""
+"""Prompts longer than the default context, whose requests say no num_ctx."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ def test_responses_get_it_as_well(daemon: DaemonProcess) -> None:
         with pytest.raises(openai.BadRequestError) as refusal:
             client.responses.create(model="ember", input=question(400), max_output_tokens=8)
         assert refusal.value.code == "context_length_exceeded"
+
+
+def test_only_a_request_that_says_its_context_is_cut(daemon: DaemonProcess) -> None:
+    for said, length in (({"num_ctx": 256}, 256), ({}, 512)):
+        asked = {"model": "ember", "messages": question(40), "stream": False}
+        asked["options"] = {"num_predict": 8, **said}
+        answer = httpx.post(f"{daemon.url}/api/chat", json=asked, timeout=60).json()
+        assert (answer["prompt_dropped_count"] > 0) == bool(said)
+        assert loaded_length(daemon) == length
 
 
 def test_messages_grow_as_far_as_the_model_was_trained(daemon: DaemonProcess) -> None:

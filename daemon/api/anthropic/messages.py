@@ -66,7 +66,7 @@ async def _asked(data: CountRequest, request: ApiRequest, services: Services) ->
     model = await know(services, data.model, await find(services, data.model))
     check_model(wishes, model)
     options = options_for(sent_options(data), model, services.config)
-    exchange = Exchange(services, client_of(request), model, options, grows=True)
+    exchange = Exchange(services, client_of(request), model, options)
     return Asked(exchange, to_chat(wishes, options, model), wishes, new_id("req"))
 
 

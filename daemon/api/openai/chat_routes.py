@@ -76,7 +76,7 @@ class CompletionController(Controller):
         model = await known(services, data.model)
         check_wish(wish, model)
         options = options_for(sampling, model, services.config)
-        exchange = Exchange(services, client_of(request), model, options, grows=True)
+        exchange = Exchange(services, client_of(request), model, options)
         writer = ChatWriter(
             data.model,
             parallel=wish.tools.parallel,
@@ -98,7 +98,7 @@ class CompletionController(Controller):
         if data.suffix:
             require_capability(model, "insert")
         options = options_for(sampling, model, services.config)
-        exchange = Exchange(services, client_of(request), model, options, grows=True)
+        exchange = Exchange(services, client_of(request), model, options)
         writer = TextWriter(data.model, include_usage=data.stream_options.include_usage)
         if not prompt:
             return EventAnswer(_loaded(exchange, writer), stream=False, form=EVENTS)

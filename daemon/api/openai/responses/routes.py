@@ -74,7 +74,7 @@ class ResponseController(Controller):
         model = await known(services, data.model)
         check_wish(wish, model)
         options = options_for(_options(data), model, services.config)
-        exchange = Exchange(services, client_of(request), model, options, grows=True)
+        exchange = Exchange(services, client_of(request), model, options)
         deltas = exchange.deltas(wish.chat(model, options))
         writer = ResponseWriter(_blank(data, options), parallel=wish.tools.parallel)
         strict = ["tools[].strict"] if wish.tools.unheld else []
