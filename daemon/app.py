@@ -24,6 +24,8 @@ from daemon.api.system import daemon_version
 from daemon.choice import BackendChoice
 from daemon.config import EXIT_CONFIG, Config, ConfigError, check_listening, load_config
 from daemon.errors import DaemonError
+from daemon.lan.access import KeysDamaged, read_keys
+from daemon.lan.key_ring import KeyRing
 from daemon.listening import HttpServer, ListenError, bind_socket, shown_address
 from daemon.logs import set_up_logging
 from daemon.models.artifact_collection import ArtifactCollector
@@ -59,7 +61,10 @@ def serve_command(flags: Mapping[str, object]) -> int:
 
 def serve(config: Config) -> int:
     """Runs the daemon until SIGTERM or SIGINT. Raises ConfigError before anything is touched."""
-    check_listening(config)
+    try:
+        check_listening(config, has_keys=bool(read_keys(config.home)))
+    except KeysDamaged as error:
+        raise ConfigError(f"{error} ({config.home})") from error
     try:
         with (
             bind_socket(config) as listener,
@@ -145,6 +150,8 @@ async def open_rooms(
     stack.push_async_callback(collector.close)
     await foreign.start()
     collector.start()
+    keys = KeyRing(config.home)
+    stack.push_async_callback(keys.close)
     services = Services(
         config,
         store,
@@ -154,6 +161,7 @@ async def open_rooms(
         transfers,
         foreign,
         collector,
+        keys,
         machine=choice.machine,
     )
     return services, choice

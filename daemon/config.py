@@ -342,11 +342,11 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
     )
 
 
-def check_listening(config: Config) -> None:
-    """Raises ConfigError when the socket would be open to the network without the owner's word."""
-    if config.is_loopback or config.open_lan:
+def check_listening(config: Config, *, has_keys: bool) -> None:
+    """Raises ConfigError when others could connect and the owner has not said who may."""
+    if config.is_loopback or config.open_lan or has_keys:
         return
     raise ConfigError(
-        f"listening on {config.host} lets every machine of the network use this daemon; "
-        "say --open (or HEARTH_OPEN=1) if that is wanted"
+        f"listening on {config.host} lets other machines connect, and nobody has a key yet: "
+        "make one with hearth key add NAME, or let everybody in with --open (HEARTH_OPEN=1)"
     )

@@ -15,7 +15,9 @@ import msgspec
 
 from backends.select import Machine, NoBackend, platform_problem, select_backend
 from converters.inspection import inspection_path, read_inspection
-from daemon.config import Config
+from daemon.config import Config, ConfigError, check_listening
+from daemon.errors import DaemonError
+from daemon.lan.access import read_keys
 from daemon.models.artifact_collection import tree_bytes
 from daemon.residency.memory import free_bytes, physical_bytes
 
@@ -47,13 +49,17 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
-    """`answers` False: no daemon of ours does. `announced` is the word for TXT `be`, "" for none."""
+    """`answers` False: no daemon of ours does. `announced` is the word for TXT `be`, "" for none.
+
+    `keys` counts those that are accepted; 0 where their file is damaged, which is a remedy.
+    """
 
     address: str
     answers: bool
     is_loopback: bool
     is_open: bool
     announced: str
+    keys: int
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +86,7 @@ def diagnose(config: Config, machine: Machine, *, version: str, answers: bool) -
     """`answers`: whether it is a running daemon that asks about itself."""
     choices = tuple(_choices(config, machine))
     places = tuple(_places(config))
+    keys, key_problem = _keys(config)
     folders = [folder for folder in config.artifacts.glob("*/*") if folder.is_dir()]
     return Diagnosis(
         version=version,
@@ -88,7 +95,7 @@ def diagnose(config: Config, machine: Machine, *, version: str, answers: bool) -
         memory=physical_bytes(),
         memory_free=free_bytes(0),
         choices=choices,
-        remedies=tuple(_remedies(machine, choices[0], places)),
+        remedies=(*_remedies(machine, choices[0], places), *key_problem),
         places=places,
         artifacts=len(folders),
         artifacts_size=tree_bytes(config.artifacts),
@@ -98,8 +105,21 @@ def diagnose(config: Config, machine: Machine, *, version: str, answers: bool) -
             is_loopback=config.is_loopback,
             is_open=config.open_lan,
             announced="" if config.is_loopback else announced_backend(machine, config.backend),
+            keys=keys,
         ),
     )
+
+
+def _keys(config: Config) -> tuple[int, tuple[str, ...]]:
+    """(how many, what is wrong)"""
+    try:
+        count = len(read_keys(config.home))
+        check_listening(config, has_keys=count > 0)
+    except DaemonError as error:
+        return 0, (error.message,)
+    except ConfigError as error:
+        return 0, (str(error),)
+    return count, ()
 
 
 def announced_backend(machine: Machine, wanted: str) -> str:

@@ -15,6 +15,7 @@ from daemon.api.anthropic import CONTROLLERS as ANTHROPIC_CONTROLLERS
 from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
+from daemon.api.key_routes import KeyController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
 from daemon.api.openai import CONTROLLERS as OPENAI_CONTROLLERS
 from daemon.api.request import ApiRequest
@@ -24,6 +25,7 @@ from daemon.api.system import SystemController, daemon_version
 CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     SystemController,
     HearthController,
+    KeyController,
     *OLLAMA_CONTROLLERS,
     *ANTHROPIC_CONTROLLERS,
     *OPENAI_CONTROLLERS,
@@ -48,11 +50,16 @@ def _wrong_method(_: _AnyRequest, __: Exception) -> Response[str]:
 
 def create_api(services: Services) -> ASGIApp:
     """The application that the HTTP server runs. Starts nothing by itself."""
+    return Guard(create_routes(services), services.config, services.keys)
+
+
+def create_routes(services: Services) -> Litestar:
+    """Every route, without the guard around them: all callers are strangers to it."""
 
     async def provide_services() -> Services:
         return services
 
-    app = Litestar(
+    return Litestar(
         CONTROLLERS,
         request_class=ApiRequest,
         dependencies={"services": Provide(provide_services)},
@@ -70,4 +77,3 @@ def create_api(services: Services) -> ASGIApp:
         ),
         logging_config=None,
     )
-    return Guard(app, services.config)

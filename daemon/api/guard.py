@@ -1,7 +1,8 @@
-"""Who may ask at all: clean paths, known hosts, known origins. Plain ASGI, before any routing.
+"""Who may ask at all: clean paths, known hosts, known origins, keys. Plain ASGI, before any routing.
 
 The host check keeps web pages from reaching this daemon through a name they control (DNS
-rebinding); it holds at every bind. The origin check keeps pages of strangers from using it.
+rebinding); it holds at every bind. The origin check keeps pages of strangers from using it. After
+them everybody but this machine needs a key, unless the owner has opened the daemon.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import socket
 from collections.abc import Callable
 from urllib.parse import quote
 
-import ifaddr
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from daemon.api.callers import judge
+from daemon.api.refusals import refuse
 from daemon.config import Config
+from daemon.lan.addresses import local_addresses
+from daemon.lan.key_ring import KeyRing
 
 _METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 _STAINLESS = (
@@ -41,6 +45,8 @@ _PREFLIGHT = [
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _NAMES_NEVER_PUBLIC = (".localhost", ".local", ".internal")
+# What tells no more than that a daemon is here, and whether it is well.
+_FREE_PATHS = frozenset({"/", "/api/version", "/healthz", "/readyz"})
 
 
 def default_origins() -> tuple[str, ...]:
@@ -64,12 +70,6 @@ def host_without_port(host: str) -> str:
         return host[1:].partition("]")[0].lower()
     name = host.partition(":")[0] if host.count(":") == 1 else host
     return name.lower().rstrip(".")
-
-
-def local_addresses() -> frozenset[str]:
-    """Every address of this machine's interfaces now, without scope ids."""
-    addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
-    return frozenset(ip if isinstance(ip, str) else ip[0].partition("%")[0] for ip in addresses)
 
 
 class HostCheck:
@@ -102,10 +102,14 @@ def clean_path(path: str) -> str:
 
 
 class Guard:
-    """The outermost application. Refusals have an empty body, as clients know them."""
+    """The outermost application. Refusals of hosts and origins have an empty body, as clients know."""
 
-    def __init__(self, app: ASGIApp, config: Config, host_check: HostCheck | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, config: Config, keys: KeyRing, host_check: HostCheck | None = None
+    ) -> None:
         self._app = app
+        self._keys = keys
+        self._is_open = config.open_lan
         self._origins = (*default_origins(), *config.origins)
         self._hosts = host_check or HostCheck(config)
 
@@ -124,7 +128,17 @@ class Guard:
             query = scope["query_string"].decode("latin-1")
             await _redirect(send, str(scope["method"]), path, query)
         else:
-            await self._app(scope, receive, self._sending(send, origin) if is_cross else send)
+            is_free = scope["method"] in ("GET", "HEAD") and path in _FREE_PATHS
+            await self._admit(
+                is_free, scope, receive, self._sending(send, origin) if is_cross else send
+            )
+
+    async def _admit(self, is_free: bool, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = judge(scope, self._keys, is_open=self._is_open)
+        if caller.can_use or is_free:
+            await self._app(scope, receive, send)
+        else:
+            await refuse(scope, send)
 
     def _is_allowed(self, origin: str) -> bool:
         return any(origin_matches(origin, pattern) for pattern in self._origins)

@@ -10,7 +10,7 @@ from litestar import Controller, Response, get, post
 from litestar.params import JSONBody
 
 from daemon.api.framing import json_response
-from daemon.api.request import only_this_machine
+from daemon.api.request import only_managers
 from daemon.api.services import Rooms
 from daemon.api.system import daemon_version
 from daemon.diagnosis import diagnose
@@ -33,7 +33,7 @@ class AdoptAnswer(msgspec.Struct, frozen=True):
 class HearthController(Controller):
     tags = ["hearth"]
     path = "/api/hearth"
-    guards = [only_this_machine]
+    guards = [only_managers]
 
     @get("/du")
     async def disk_use(self, services: Rooms) -> Response[bytes]:

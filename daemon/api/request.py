@@ -11,6 +11,7 @@ from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 
 from daemon.api.body import read_struct
+from daemon.api.callers import caller_of
 from daemon.errors import Forbidden, Invalid
 
 
@@ -48,18 +49,20 @@ def client_of(request: Request[Any, Any, Any]) -> str:
     return request.client.host if request.client else "local"
 
 
-def is_from_this_machine(request: Request[Any, Any, Any]) -> bool:
-    """True for loopback clients and for sockets without an address."""
-    host = client_of(request).removeprefix("::ffff:")
-    return host in ("::1", "local") or host.startswith("127.")
+def require_manager(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """For what changes the shelf or the memory, or tells paths of this machine. Raises Forbidden."""
+    caller = caller_of(connection.scope)
+    if caller.can_manage:
+        return
+    if caller.key:
+        raise Forbidden(
+            f"the key '{caller.key}' has the scope 'use', and this needs the scope 'manage'"
+        )
+    raise Forbidden(
+        "only clients on the daemon's own machine may do this, or with a key of the scope 'manage'"
+    )
 
 
-def require_this_machine(request: Request[Any, Any, Any]) -> None:
-    """For what changes the shelf or the memory, until there are keys. Raises Forbidden."""
-    if not is_from_this_machine(request):
-        raise Forbidden("only clients on the daemon's own machine may do this")
-
-
-def only_this_machine(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """`require_this_machine` as a guard of whole routes."""
-    require_this_machine(cast("Request[Any, Any, Any]", connection))
+def only_managers(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """`require_manager` as a guard of whole routes."""
+    require_manager(connection)

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 
 from backends.select import Machine, probe_machine
 from daemon.config import Config
+from daemon.lan.key_ring import KeyRing
 from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
 from daemon.models.foreign.shelf import ForeignShelf
@@ -35,6 +36,7 @@ class Services:
     transfers: Transfers
     foreign: ForeignShelf
     collector: ArtifactCollector
+    keys: KeyRing
     readiness: Readiness = field(default_factory=Readiness)
     machine: Callable[[], Awaitable[Machine]] = probe_machine
 

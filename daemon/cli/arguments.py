@@ -7,7 +7,8 @@ import argparse
 _EPILOG = """\
 Environment: HEARTH_HOST (where to serve, or which daemon to ask), HEARTH_HOME (state),
 HEARTH_MODELS (the shelf), HEARTH_ARTIFACTS (converted models), HEARTH_BACKEND,
-HEARTH_FOREIGN (folders of other programs to show: FOLDER:FOLDER, or auto).
+HEARTH_FOREIGN (folders of other programs to show: FOLDER:FOLDER, or auto),
+HEARTH_KEY (the key that this command shows to a daemon of another machine).
 The OLLAMA_* variables are read where no Hearth value is set.
 """
 
@@ -59,7 +60,7 @@ def _add_serve(commands: _Commands[argparse.ArgumentParser]) -> None:
         action="store_true",
         default=None,
         dest="open_lan",
-        help="allow listening beyond this machine: anyone who can connect may use the models",
+        help="nobody needs a key: anyone who can connect may use the models",
     )
     serve.add_argument("--debug", action="store_true", default=None, help="log more")
 
@@ -94,6 +95,20 @@ def _add_shelf(commands: _Commands[argparse.ArgumentParser]) -> None:
     discover.add_argument("--json", action="store_true", help="one JSON object a line")
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is in the way")
     doctor.add_argument("--json", action="store_true", help="the same as one JSON object")
+    _add_keys(commands)
+
+
+def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
+    key = commands.add_parser("key", help="keys that let other machines use this daemon")
+    actions = key.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("add", help="make a key and print it, once")
+    add.add_argument("name", help="who or what it is for")
+    add.add_argument(
+        "--manage", action="store_true", help="it may also change the shelf, and make keys"
+    )
+    actions.add_parser("list", help="names, scopes, and when they were used")
+    remove = actions.add_parser("remove", help="refuse a key from the next request on")
+    remove.add_argument("name")
 
 
 def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from daemon.config import client_url
 
 _MAX_LINE_BYTES = 8 << 20
+UNAUTHORIZED = 401
 
 
 class ClientError(Exception):
@@ -29,7 +30,9 @@ class Client:
     def __init__(self, base_url: str | None = None) -> None:
         self.base_url = base_url or client_url(os.environ)
         headers = {"Accept": "application/json"}
-        if key := os.environ.get("OLLAMA_API_KEY"):
+        self._has_key = False
+        if key := os.environ.get("HEARTH_KEY") or os.environ.get("OLLAMA_API_KEY"):
+            self._has_key = True
             headers["Authorization"] = f"Bearer {key}"
         self._http = httpx.Client(
             base_url=self.base_url, timeout=None, trust_env=False, headers=headers
@@ -48,7 +51,7 @@ class Client:
         with self._reaching():
             answer = self._http.request(method, path, **arguments)
         if answer.status_code >= 400:
-            raise ClientError(_error_text(answer.content), answer.status_code)
+            raise self._refused(answer.status_code, answer.content)
         return msgspec.json.decode(answer.content) if answer.content else None
 
     def exists(self, path: str) -> bool:
@@ -63,7 +66,7 @@ class Client:
         content = msgspec.json.encode(body)
         with self._reaching(), self._http.stream("POST", path, content=content) as answer:
             if answer.status_code >= 400:
-                raise ClientError(_error_text(answer.read()), answer.status_code)
+                raise self._refused(answer.status_code, answer.read())
             for line in answer.iter_lines():
                 if len(line) > _MAX_LINE_BYTES:
                     raise ClientError("the daemon sent a line that is too long")
@@ -71,6 +74,17 @@ class Client:
                 if event.get("error"):
                     raise ClientError(event["error"])
                 yield event
+
+    def _refused(self, status: int, body: bytes) -> ClientError:
+        if status != UNAUTHORIZED:
+            return ClientError(_error_text(body), status)
+        why = (
+            "does not know the key in HEARTH_KEY" if self._has_key else "wants a key in HEARTH_KEY"
+        )
+        return ClientError(
+            f"the daemon at {self.base_url} {why}; hearth key add NAME on its machine makes one",
+            status,
+        )
 
     @contextlib.contextmanager
     def _reaching(self) -> Generator[None]:

@@ -193,6 +193,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return print_diagnosis(as_json=arguments.json)
 
 
+def _key(arguments: argparse.Namespace) -> int:
+    from daemon.cli.keys import manage_keys
+
+    return manage_keys(arguments)
+
+
 def _optimum(arguments: argparse.Namespace) -> int:
     from daemon.cli.optimum import manage
 
@@ -220,4 +226,5 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "adopt": _adopt,
     "discover": _discover,
     "doctor": _doctor,
+    "key": _key,
 }

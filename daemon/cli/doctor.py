@@ -114,4 +114,14 @@ def _listening_sentence(listening: Listening) -> str:
     if listening.is_loopback:
         return f"Listening on {listening.address}, for this machine only"
     word = f" as be={listening.announced}" if listening.announced else ""
-    return f"Listening on {listening.address}, open to the network and announced{word}"
+    return f"Listening on {listening.address}, {_guarded(listening)} and announced{word}"
+
+
+def _guarded(listening: Listening) -> str:
+    if listening.is_open:
+        return "open to the network without a key"
+    return f"open to whoever has a key (there {_counted(listening.keys)})"
+
+
+def _counted(keys: int) -> str:
+    return "is 1" if keys == 1 else f"are {keys or 'none'}"

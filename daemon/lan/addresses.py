@@ -1,4 +1,5 @@
-"""Which of this machine's addresses others on the network can reach us by. Pure, but for `read_adapters`.
+"""Which of this machine's addresses others on the network can reach us by. Pure, but for
+`read_adapters` and `local_addresses`.
 
 Never announced: loopback, link-local, and the interfaces of containers, virtual machines and VPNs,
 because a client elsewhere that is given one of those waits for a connection that cannot come.
@@ -43,6 +44,12 @@ def read_adapters() -> list[Adapter]:
         Adapter(adapter.name, adapter.index or 0, tuple(_parse(ip) for ip in adapter.ips))
         for adapter in ifaddr.get_adapters()
     ]
+
+
+def local_addresses() -> frozenset[str]:
+    """Every address of this machine's interfaces now, without scope ids. Blocking."""
+    addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
+    return frozenset(ip if isinstance(ip, str) else ip[0].partition("%")[0] for ip in addresses)
 
 
 def _parse(ip: ifaddr.IP) -> IpAddress:

@@ -37,20 +37,29 @@ def make_folder(folder: pathlib.Path) -> None:
     fsync_folder(folder.parent)
 
 
-def write_durably(path: pathlib.Path, data: bytes, *, temporary_folder: pathlib.Path) -> None:
-    """Replaces `path` whole or not at all. `temporary_folder` is on the same filesystem."""
+def write_durably(
+    path: pathlib.Path, data: bytes, *, temporary_folder: pathlib.Path, mode: int = 0o644
+) -> None:
+    """Replaces `path` whole or not at all. `temporary_folder` is on the same filesystem.
+
+    Nobody else can read any of it before it has its final `mode`.
+    """
     temporary = temporary_folder / f".tmp-{secrets.token_hex(8)}"
     with full_disk_named(temporary_folder, len(data)):
         try:
-            with temporary.open("xb") as file:
+            with open(temporary, "xb", opener=_private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

@@ -189,7 +189,7 @@ def test_a_taken_port_is_one_sentence_and_touches_nothing(tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"HEARTH_HOST": "0.0.0.0:0"}, "--open"),
+        ({"HEARTH_HOST": "0.0.0.0:0"}, "hearth key add NAME, or let everybody in with --open"),
         ({"HEARTH_HOST": "127.0.0.1:x"}, "not a port"),
         ({"OLLAMA_ORIGINS": "example.com"}, "scheme"),
     ],
@@ -203,6 +203,19 @@ def test_a_bad_configuration_ends_with_78(
     assert message in output
     assert len(output.partition("MODULES")[0].splitlines()) == 1
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:0", "0.0.0.0:0"])
+@pytest.mark.parametrize("is_open", ["0", "1"])
+def test_damaged_keys_end_with_78_whoever_could_connect(
+    tmp_path: pathlib.Path, host: str, is_open: str
+) -> None:
+    (tmp_path / "keys.json").write_text('{"version":1,"keys":[')
+    process = _start(tmp_path, HEARTH_HOST=host, HEARTH_OPEN=is_open)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 78
+    assert "keys.json" in output and str(tmp_path) in output
+    assert len(output.partition("MODULES")[0].splitlines()) == 1
 
 
 def test_the_service_manager_is_told(tmp_path: pathlib.Path) -> None:

@@ -152,17 +152,18 @@ def test_origins_without_scheme_stop_the_start() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"])
 def test_loopback_needs_no_permission(host: str) -> None:
-    check_listening(config(HEARTH_HOST=host))
+    check_listening(config(HEARTH_HOST=host), has_keys=False)
 
 
 @pytest.mark.parametrize("host", [":11434", "0.0.0.0", "[::]:1", "192.168.1.2", "example.com"])
 def test_listening_beyond_loopback_needs_the_owners_word(host: str) -> None:
-    with pytest.raises(ConfigError, match="--open"):
-        check_listening(config(HEARTH_HOST=host))
-    check_listening(config({"open_lan": True}, HEARTH_HOST=host))
-    check_listening(config(HEARTH_HOST=host, HEARTH_OPEN="1"))
+    with pytest.raises(ConfigError, match=r"hearth key add NAME.*--open"):
+        check_listening(config(HEARTH_HOST=host), has_keys=False)
+    check_listening(config(HEARTH_HOST=host), has_keys=True)
+    check_listening(config({"open_lan": True}, HEARTH_HOST=host), has_keys=False)
+    check_listening(config(HEARTH_HOST=host, HEARTH_OPEN="1"), has_keys=False)
     with pytest.raises(ConfigError):
-        check_listening(config(HEARTH_HOST=host, HEARTH_OPEN="0"))
+        check_listening(config(HEARTH_HOST=host, HEARTH_OPEN="0"), has_keys=False)
 
 
 def test_a_client_asks_loopback_where_the_daemon_takes_every_interface() -> None:

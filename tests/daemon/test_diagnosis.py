@@ -9,6 +9,7 @@ import pytest
 from backends.select import Hindrance, Machine, RuntimeFacts
 from converters.inspection import Inspection, inspection_path
 from daemon.diagnosis import announced_backend, diagnose
+from daemon.lan.access import add_key, keys_path
 from tests.daemon.api.serving import loopback_config
 
 MLX = RuntimeFacts(name="mlx", version="0.32", devices=("gpu",))
@@ -80,6 +81,21 @@ def test_artifacts_are_counted(tmp_path: pathlib.Path):
     (folder / "weights.bin").write_bytes(b"x" * 100)
     found = diagnose(loopback_config(tmp_path), linux(CPU), version="1", answers=True)
     assert (found.artifacts, found.artifacts_size) == (1, 100)
+
+
+def test_who_is_let_in_is_counted_and_a_shut_door_is_a_remedy(tmp_path: pathlib.Path):
+    config = loopback_config(tmp_path, host="0.0.0.0")
+    found = diagnose(config, linux(CPU), version="1", answers=False)
+    assert found.listening.keys == 0
+    assert "hearth key add" in found.remedies[-1]
+    add_key(tmp_path, "laptop", "use")
+    found = diagnose(config, linux(CPU), version="1", answers=True)
+    assert (found.listening.keys, found.remedies) == (1, ())
+    keys_path(tmp_path).write_text("{")
+    for damaged in (config, loopback_config(tmp_path)):
+        found = diagnose(damaged, linux(CPU), version="1", answers=True)
+        assert found.listening.keys == 0
+        assert "keys.json" in found.remedies[-1]
 
 
 def test_the_word_for_the_network():

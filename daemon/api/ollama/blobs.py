@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from litestar import Controller, MediaType, Response, head, post
 from litestar.params import FromPath
 
-from daemon.api.request import ApiRequest, only_this_machine
+from daemon.api.request import ApiRequest, only_managers
 from daemon.api.services import Rooms
 from daemon.errors import Cancelled, NotFound
 from daemon.models.manifest import parse_digest
@@ -31,7 +31,7 @@ async def _body(request: ApiRequest) -> AsyncGenerator[bytes, None]:
 class BlobController(Controller):
     tags = ["ollama"]
     path = "/api/blobs/{digest:str}"
-    guards = [only_this_machine]
+    guards = [only_managers]
 
     @head(media_type=MediaType.TEXT)
     async def has_blob(self, digest: FromPath[str], services: Rooms) -> None:

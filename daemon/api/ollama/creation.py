@@ -11,7 +11,7 @@ from litestar.params import JSONBody
 from daemon.api.framing import PROGRESS_JSON, EventAnswer
 from daemon.api.ollama.create_form import CreateForm, begin_create
 from daemon.api.ollama.shelf_wire import ImportRequest
-from daemon.api.request import only_this_machine
+from daemon.api.request import only_managers
 from daemon.api.services import Rooms
 from daemon.errors import NotFound
 from daemon.models.optimum import environment
@@ -20,7 +20,7 @@ from daemon.models.shelving import import_file
 
 class CreationController(Controller):
     tags = ["ollama"]
-    guards = [only_this_machine]
+    guards = [only_managers]
 
     @post("/api/create", status_code=200)
     async def create(self, data: JSONBody[CreateForm], services: Rooms) -> Response[bytes]:

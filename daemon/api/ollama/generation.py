@@ -29,7 +29,7 @@ from daemon.api.ollama.reading import (
     read_wishes,
 )
 from daemon.api.ollama.wire import Answer, ChatRequest, GenerateRequest, ModelRequest
-from daemon.api.request import ApiRequest, client_of, require_this_machine
+from daemon.api.request import ApiRequest, client_of, require_manager
 from daemon.api.services import Rooms, Services
 from daemon.errors import Invalid, NotFound
 from daemon.models.resolved import ResolvedModel
@@ -78,7 +78,7 @@ def _unload(
     request: ApiRequest, services: Services, stored: ResolvedModel, writer: Writer[_A]
 ) -> Response[bytes]:
     """Answered at once; the model goes when its running requests have ended."""
-    require_this_machine(request)
+    require_manager(request)
     services.residency.unload(stored.name.short)
     return json_response(writer.bare("unload"))
 

@@ -10,7 +10,7 @@ from litestar.params import JSONBody
 from daemon.api.framing import PROGRESS_JSON, EventAnswer
 from daemon.api.lookup import CLOUD_DISABLED
 from daemon.api.ollama.shelf_wire import NamedRequest
-from daemon.api.request import only_this_machine
+from daemon.api.request import only_managers
 from daemon.api.services import Rooms
 from daemon.errors import Forbidden, Invalid
 from daemon.models.create_request import CreateStatus
@@ -37,7 +37,7 @@ def _answer(statuses: AsyncGenerator[CreateStatus], request: TransferRequest) ->
 
 class RegistryController(Controller):
     tags = ["ollama"]
-    guards = [only_this_machine]
+    guards = [only_managers]
 
     @post("/api/pull", status_code=200)
     async def pull(self, data: JSONBody[TransferRequest], services: Rooms) -> Response[bytes]:

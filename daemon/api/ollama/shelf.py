@@ -1,6 +1,6 @@
 """What lies on the shelf and what is in memory: tags, show, ps, copy, delete, import, create.
 
-What changes the shelf answers only clients on the daemon's own machine, until there are keys.
+What changes the shelf answers this machine, and elsewhere keys of the scope `manage`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from litestar.params import JSONBody
 from daemon.api.framing import JSON, json_response
 from daemon.api.lookup import CLOUD_DETAILS_DISABLED, resolve_stored
 from daemon.api.ollama.shelf_wire import CopyRequest, NamedRequest, ShowRequest
-from daemon.api.request import ApiRequest, only_this_machine
+from daemon.api.request import ApiRequest, only_managers
 from daemon.api.services import Rooms, Services
 from daemon.api.system import READ
 from daemon.errors import Forbidden, Invalid, NotFound
@@ -103,7 +103,7 @@ class ShelfController(Controller):
             answer.model_info["general.basename"] = data.asked
         return json_response(answer)
 
-    @post("/api/copy", status_code=200, guards=[only_this_machine])
+    @post("/api/copy", status_code=200, guards=[only_managers])
     async def copy(self, data: JSONBody[CopyRequest], services: Rooms) -> Response[bytes]:
         source = _quoted_name(data.source, "source")
         destination = _quoted_name(data.destination, "destination")
@@ -117,7 +117,7 @@ class ShelfController(Controller):
             raise NotFound(f'model "{data.source}" not found') from None
         return _empty()
 
-    @delete("/api/delete", status_code=200, guards=[only_this_machine])
+    @delete("/api/delete", status_code=200, guards=[only_managers])
     async def remove(self, data: JSONBody[NamedRequest], services: Rooms) -> Response[bytes]:
         if not data.asked.strip():
             raise Invalid("model is required")

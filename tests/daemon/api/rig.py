@@ -19,6 +19,7 @@ from converters.artifact import Artifact
 from converters.inspection import Inspection
 from daemon.api.application import create_api
 from daemon.api.services import Services
+from daemon.lan.key_ring import KeyRing
 from daemon.models import manifest as media
 from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
@@ -161,8 +162,9 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
     collector = ArtifactCollector(
         store, foreign, conversions, home=config.home, artifacts=config.artifacts
     )
+    keys = KeyRing(config.home)
     services = Services(
-        config, store, conversions, creator, residency, transfers, foreign, collector
+        config, store, conversions, creator, residency, transfers, foreign, collector, keys
     )
     try:
         async with (
@@ -171,6 +173,7 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
         ):
             yield Rig(services, models, client)
     finally:
+        await keys.close()
         await transfers.close()
         await residency.close()
 

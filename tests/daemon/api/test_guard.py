@@ -9,6 +9,7 @@ import pytest
 from litestar import Litestar, get, post
 
 from daemon.api.guard import Guard, HostCheck, clean_path, host_without_port, origin_matches
+from daemon.lan.key_ring import KeyRing
 from tests.daemon.api.serving import loopback_config, served
 
 HOME = pathlib.Path("/nowhere")
@@ -27,7 +28,9 @@ async def posted() -> str:
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     config = loopback_config(HOME, origins=("https://mine.example", "chrome-extension://*"))
-    app = Guard(Litestar([answer, posted], logging_config=None, openapi_config=None), config)
+    app = Guard(
+        Litestar([answer, posted], logging_config=None, openapi_config=None), config, KeyRing(HOME)
+    )
     async with served(app) as base, httpx.AsyncClient(base_url=base) as client:
         yield client
 
@@ -170,7 +173,7 @@ async def test_options_without_origin_is_empty(client: httpx.AsyncClient) -> Non
 
 async def test_any_origin_when_the_owner_says_so() -> None:
     config = loopback_config(HOME, origins=("*",))
-    app = Guard(Litestar([answer], logging_config=None, openapi_config=None), config)
+    app = Guard(Litestar([answer], logging_config=None, openapi_config=None), config, KeyRing(HOME))
     async with served(app) as base, httpx.AsyncClient(base_url=base) as client:
         found = await client.get("/a/b", headers={"Origin": "https://any.example"})
         assert found.headers["access-control-allow-origin"] == "*"

@@ -8,11 +8,13 @@ import os
 import pathlib
 import sys
 
+import msgspec
 import pytest
 
 from backends.select import Hindrance, Machine, RuntimeFacts
 from daemon.cli.doctor import _print
 from daemon.diagnosis import diagnose
+from daemon.lan.access import add_key
 from tests.daemon.api.rig import api_rig
 from tests.daemon.api.serving import loopback_config
 
@@ -56,9 +58,15 @@ def test_what_is_printed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[s
         system="Linux", processor="x86_64", release="glibc 2.36", runtimes=(mlx, onnx)
     )
     config = loopback_config(tmp_path, host="0.0.0.0", port=11434, open_lan=True)
+    add_key(tmp_path, "laptop", "use")
     _print(diagnose(config, machine, version="1.2.3", answers=True))
     text = capsys.readouterr().out
     assert text.startswith("Hearth 1.2.3 on Linux x86_64, glibc 2.36\n")
     assert "  - a GPU is here, but it sleeps; wake it\n" in text
     assert "MLX                        none       mlx is not installed" in text
-    assert "Listening on 0.0.0.0:11434, open to the network and announced as be=ort-cpu" in text
+    where = "Listening on 0.0.0.0:11434, open to"
+    assert f"{where} the network without a key and announced as be=ort-cpu\n" in text
+    guarded = msgspec.structs.replace(config, open_lan=False)
+    _print(diagnose(guarded, machine, version="1.2.3", answers=True))
+    text = capsys.readouterr().out
+    assert f"{where} whoever has a key (there is 1) and announced as be=ort-cpu\n" in text

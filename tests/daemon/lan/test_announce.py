@@ -7,6 +7,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from daemon.config import Config
@@ -34,6 +35,8 @@ def test_the_record_says_public_facts_in_few_bytes(tmp_path: pathlib.Path):
     assert (said["id"], said["be"]) == (identity.id, "ort-cpu")
     assert all(0 < len(key) <= 9 and key.isascii() for key in said)
     assert sum(len(key) + len(value) + 2 for key, value in said.items()) <= 200
+    keyed = msgspec.structs.replace(config(tmp_path), open_lan=False)
+    assert service_properties(keyed, identity, Facts())["auth"] == "bearer"
     assert "be" not in service_properties(config(tmp_path), identity, Facts())
 
 
