@@ -30,6 +30,8 @@ LIST_PATIENCE_SECONDS = 2.0
 _PARAMETER_COLUMNS = 30
 _SHOWN_ELSEWHERE = frozenset({"general.name", "tokenizer.chat_template"})
 _UNKNOWN = ("", "unknown")
+# llama.cpp's number for a head that scores pairs.
+_RANK_POOLING = 4
 _GPT_OSS = ("gptoss", "gpt-oss")
 
 
@@ -207,8 +209,8 @@ def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tupl
 
 
 def _seen_in_weights(inspection: Inspection) -> list[str]:
-    found = ["embedding" if inspection.pooling_type is not None else "completion"]
-    return found + (["audio"] if inspection.has_audio else [])
+    found = {None: "completion", _RANK_POOLING: "rerank"}.get(inspection.pooling_type, "embedding")
+    return [found] + (["audio"] if inspection.has_audio else [])
 
 
 async def show(
