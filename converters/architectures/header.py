@@ -110,6 +110,15 @@ class Header:
         value = self._metadata.get(self._key(key))
         return self.counts(key, len(value)) if isinstance(value, np.ndarray) else ()
 
+    def numbers(self, key: str) -> tuple[float, ...] | None:
+        """An array of numbers, infinite ones among them; None where the key is absent."""
+        value = self._metadata.get(self._key(key))
+        if value is None:
+            return None
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+            raise MalformedFile(f"{self._key(key)} does not hold numbers")
+        return tuple(float(entry) for entry in value)
+
     def number_of_block(self, key: str, index: int) -> float:
         """A key without the architecture's prefix: one number for all blocks, or one for each."""
         value = self._metadata.get(key)

@@ -9,6 +9,22 @@ import msgspec
 from converters.architectures.parts import Linear, Norm
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """Which earlier block's keys and values a block reads, and how many heads they have.
+
+    `key`, `value` and `key_norm` are there in most files, and used by none.
+    """
+
+    block: int
+    kv_heads: int
+    key: Linear | None = None
+    value: Linear | None = None
+    key_norm: Norm | None = None
+
+    def tensor_names(self) -> Iterator[str]:
+        yield from (part.weight for part in (self.key, self.value, self.key_norm) if part)
+
+
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
     """Grouped-query attention over a KV cache. Either `fused` ([q; k; v] rows) or the three.
 
@@ -19,6 +35,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     `is_normed_after` they come after the rotation.
     `has_output_gate`: each head's rows of `query` are [q; gate], and what is attended is multiplied
     by sigmoid(gate); `gate`, as wide as all heads, is a matrix of its own for that.
+    `has_value_norm`: each head of the values is divided by its own length. With `reading` there are no
+    keys and values, and `kv_heads` is 0.
     """
 
     heads: int
@@ -41,6 +59,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     softcap: float = 0.0
     sinks: str = ""
     alibi_bias: float = 0.0
+    has_value_norm: bool = False
+    reading: Reading | None = None
 
     def linears(self) -> Iterator[Linear]:
         for linear in (self.fused, self.query, self.key, self.value, self.gate, self.output):
@@ -53,6 +73,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
             if norm is not None:
                 yield from (norm.weight, norm.bias)
         yield self.sinks
+        if self.reading:
+            yield from self.reading.tensor_names()
 
 
 class LatentAttention(msgspec.Struct, frozen=True, kw_only=True):

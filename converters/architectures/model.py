@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from converters.architectures.altup import AltUp, BlockAltUp
 from converters.architectures.experts import Experts
 from converters.architectures.mixers import (
     Attention,
@@ -54,7 +55,8 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
 
     x += residual_scale · post_attention_norm(mixer(attention_norm(x))), then the same with the
     feed-forward network. `is_parallel`: both branches read attention_norm(x) and are added together; a
-    feed_forward_norm, where there is one, makes what the second reads from the same x.
+    feed_forward_norm, where there is one, makes what the second reads from the same x. `altup`: the
+    stream is the first of several, and the branches join it as that says.
     `after_attention_norm`, `after_feed_forward_norm`: x = norm(x + branch), as BERT does;
     `second_after_norm`: then once more x' = norm(x' + x), of Jina's code model.
     """
@@ -70,10 +72,13 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
     after_feed_forward_norm: Norm | None = None
     residual_scale: float = 1.0
     is_parallel: bool = False
+    altup: BlockAltUp | None = None
 
     def linears(self) -> Iterator[Linear]:
         yield from self.mixer.linears()
         yield from self.feed_forward.linears()
+        if self.altup:
+            yield from self.altup.linears()
 
     def norms(self) -> Iterator[Norm]:
         found = (
@@ -85,7 +90,9 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
             self.post_feed_forward_norm,
             self.after_feed_forward_norm,
         )
-        return (norm for norm in found if norm is not None)
+        yield from (norm for norm in found if norm is not None)
+        if self.altup:
+            yield from self.altup.norms()
 
     def tensor_names(self) -> Iterator[str]:
         """Every tensor of the block; "" may be among them."""
@@ -95,6 +102,9 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
             yield from (norm.weight, norm.bias)
         yield from self.mixer.vectors()
         yield from self.feed_forward.tensor_names()
+        if self.altup:
+            yield self.altup.scale
+            yield from (linear.weight for linear in self.altup.small())
 
 
 class Temperature(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +163,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     logit_softcap: float = 0.0
     temperature: Temperature | None = None
     encoder: Encoder | None = None
+    altup: AltUp | None = None
     unused: tuple[str, ...] = ()
 
     @property
@@ -172,4 +183,6 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
             names.update(block.tensor_names())
         if self.encoder:
             names.update(self.encoder.tensor_names())
+        if self.altup:
+            names.update(self.altup.tensor_names())
         return frozenset(names - {""})

@@ -47,6 +47,8 @@ class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
     """down(activation(gate x) · up x); without `gate` down(activation(up x)).
 
     `is_up_fused`: the rows of `up` are [gate; up] and `gate` is None. `xielu`: of that activation.
+    `cutoff` c: in place of gate x its excess over mean + c · deviation (of a sample: divided by one less
+    than there are), 0 below; None for all of it.
     """
 
     activation: Activation
@@ -55,6 +57,7 @@ class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
     gate: Linear | None = None
     is_up_fused: bool = False
     xielu: Xielu | None = None
+    cutoff: float | None = None
 
     def linears(self) -> Iterator[Linear]:
         for linear in (self.gate, self.up, self.down):

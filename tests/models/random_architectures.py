@@ -5,6 +5,7 @@ from `random_parts`, and a dictionary of metadata, in the file of its family. No
 written here.
 """
 
+from tests.models.random_altup import ALTUP
 from tests.models.random_decoders import DECODERS as GATED
 from tests.models.random_encoders import ENCODERS
 from tests.models.random_mixtures import MIXTURES as PLAINLY_ROUTED
@@ -19,7 +20,7 @@ from tests.models.random_parts import (
 from tests.models.random_plain import PLAIN
 from tests.models.random_routed import ROUTED
 
-DECODERS: dict[str, Architecture] = GATED | PLAIN
+DECODERS: dict[str, Architecture] = GATED | PLAIN | ALTUP
 MIXTURES: dict[str, Architecture] = PLAINLY_ROUTED | ROUTED
 
 __all__ = [

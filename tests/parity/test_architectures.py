@@ -33,7 +33,7 @@ TOLERANCES = {
     "deepseek2-lite": DEEP,  # 26 blocks
 }
 # The period at which blocks do not rotate, and the count by which llama.cpp knows the lite model.
-BLOCKS = {"afmoe": 4, "smollm3": 4, "deepseek2-lite": 26}
+BLOCKS = {"afmoe": 4, "smollm3": 4, "deepseek2-lite": 26, "gemma3n": 25}
 Row = npt.NDArray[np.float64]
 
 
