@@ -138,6 +138,7 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `cos_local`/`sin_local`) f32 [P, pairs], P >= S, for each table in `Artifact.rope`. Out: `pooled`
     f32 [B, vector_size], not normalised; for pooling "rank" the scores of the labels, the first one
     being the relevance. Without pooling: `hidden` f32 [B, S, E], where padding means nothing.
+    Rows of `per_block`, times `per_block_scale`, stand behind those of `embedding` in `inputs_embeds`.
     """
 
     embedding: CodedTable
@@ -146,6 +147,13 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_value_dtype: str = "float32"
     states: tuple[RowState, ...] = ()
     vector_size: int = 0
+    per_block: CodedTable | None = None
+    per_block_scale: float = 1.0
+
+    @property
+    def input_width(self) -> int:
+        """Numbers of `inputs_embeds` for one id."""
+        return self.embedding.columns + (self.per_block.columns if self.per_block else 0)
 
 
 class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -193,10 +193,13 @@ def _onnx_graph(planned: Plan) -> OnnxGraph | None:
         return None
     from converters.targets.onnx.write import row_states, top_k, vector_size
 
+    altup = planned.model.altup
     return OnnxGraph(
         embedding=planned.layout.embedding,
         top_k=top_k(planned.model),
         embedding_scale=planned.model.embedding_scale,
+        per_block=planned.layout.per_block,
+        per_block_scale=altup.inputs**0.5 if altup else 1.0,
         key_value_dtype=planned.layout.number,
         states=row_states(planned.model),
         vector_size=vector_size(planned.model) if planned.model.encoder else 0,

@@ -23,6 +23,7 @@ from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.models.registry import family_of
 from converters.targets.mlx.native import is_native, plan_native
 from converters.targets.mlx.placement import plan_layout as plan_mlx_layout
+from converters.targets.onnx.layout import LOOKED_UP
 from converters.targets.onnx.layout import Layout as OnnxLayout
 from converters.targets.onnx.placement import plan_layout as plan_onnx_layout
 from converters.tokenizer import tokenizer_refusal
@@ -225,12 +226,12 @@ def _resident_bytes(layout: OnnxLayout) -> int:
     On a device everything but the table for the look-up lies as it is in the file.
     """
     if layout.number == "float16":
-        own_table = layout.matrices.get("embedding")
-        table = sum(piece.nbytes for piece in own_table.pieces.values()) if own_table else 0
-        return layout.weights_bytes - table
+        tables = [layout.matrices[name] for name in LOOKED_UP if name in layout.matrices]
+        pieces = (piece for table in tables for piece in table.pieces.values())
+        return layout.weights_bytes - sum(piece.nbytes for piece in pieces)
     bits = 0
     for matrix in layout.matrices.values():
-        if matrix.name == "embedding":
+        if matrix.name in LOOKED_UP:
             continue
         weights, form = matrix.rows * matrix.columns, matrix.form
         blocks = weights // form.block if form.block else 0

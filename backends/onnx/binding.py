@@ -4,7 +4,7 @@ A decode run works on fixed buffers only, so its binding is made once per range 
 chunk has a new shape each time and rebinds its small inputs and outputs, but not the KV rows.
 
 The graph's contract (dims B rows, S ids, R wanted positions, K top-k, V vocabulary):
-in `inputs_embeds` f32 [B,S,E], `seqlens_k` i32 [B] (ids of the row after this run, minus 1), `total`
+in `inputs_embeds` f32 [B,S,E] (wider where blocks have inputs of their own), `seqlens_k` i32 [B] (ids of the row after this run, minus 1), `total`
 i32 [] (most ids of any row), `logit_rows` i64 [R] (flat index into B*S), rotary tables, and per block
 `past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
 `lse` f32 [R], in newer artifacts `hidden` f32 [R,E], and `present_*`, bound to the memory of
@@ -84,7 +84,7 @@ class BoundGraph:
         }
         self._check_inputs()
         self._bindings: OrderedDict[tuple[int, int, bool], ort.IOBinding] = OrderedDict()
-        self._embeddings = np.zeros((most_rows, 1, artifact.embedding_length), np.float32)
+        self._embeddings = np.zeros((most_rows, 1, artifact.onnx.input_width), np.float32)
         self._lengths = np.zeros(most_rows, np.int32)
         count = max(most_scores, most_rows)
         self._total = np.zeros((), np.int32)

@@ -20,7 +20,7 @@ from backends.onnx.device import Device
 from backends.onnx.device_plan import DevicePlan, check_room, plan_device
 from backends.onnx.device_planes import DevicePlanes
 from backends.onnx.device_session import open_device_session
-from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.embedding import input_table
 from backends.onnx.encoder import OnnxEncoder, make_encoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.prefix_cache import PrefixCache
@@ -28,7 +28,7 @@ from backends.onnx.row_states import DeviceStates, state_bytes
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.self_test import Reference, check_device, check_encoder
 from backends.types import EngineError, Load
-from converters.artifact import WEIGHTS_FILE, Artifact, OnnxGraph
+from converters.artifact import Artifact, OnnxGraph
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _load_decoder(
         device=device,
         may_capture=not opened.obstacle,
     )
-    embedding = EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale)
+    embedding = input_table(folder, onnx)
     with _as_the_devices_fault():
         apart = check_device(graph, rows, embedding, artifact, reference)
     logger.info("%s agrees with the CPU to %.2f %% of the logits' spread", device.name, 100 * apart)

@@ -9,17 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.types import EngineError
-from converters.artifact import CodedTable
+from converters.artifact import WEIGHTS_FILE, CodedTable, OnnxGraph
+
+
+def input_table(folder: pathlib.Path, graph: OnnxGraph) -> EmbeddingTable:
+    """What gives a graph's `inputs_embeds`. Raises EngineError("load")."""
+    weights, own = folder / WEIGHTS_FILE, None
+    if graph.per_block:
+        own = EmbeddingTable(weights, graph.per_block, graph.per_block_scale)
+    return EmbeddingTable(weights, graph.embedding, graph.embedding_scale, behind=own)
 
 
 class EmbeddingTable:
-    """`lookup` gives fp32 rows of the table, times `scale`.
+    """`lookup` gives fp32 rows of the table, times `scale`; those of the table `behind` after them.
 
     Raises EngineError("load") for a table outside its file or of an unknown form.
     """
 
-    def __init__(self, weights: pathlib.Path, table: CodedTable, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        weights: pathlib.Path,
+        table: CodedTable,
+        scale: float = 1.0,
+        behind: EmbeddingTable | None = None,
+    ) -> None:
         self._table = table
+        self._behind = behind
         self._scale = np.float32(scale)
         self._weights = weights
         self._size = weights.stat().st_size
@@ -55,7 +70,8 @@ class EmbeddingTable:
             values = self._codes[index].astype(np.float32)
         else:
             values = self._decoded(index)
-        return values if self._scale == 1 else values * self._scale
+        values = values if self._scale == 1 else values * self._scale
+        return np.concatenate((values, self._behind.lookup(index)), 1) if self._behind else values
 
     def _decoded(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """In the order of `CodedTable`: bit-equal to ggml's fp32 values."""

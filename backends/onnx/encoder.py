@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from backends.engine.contract import EngineCapabilities
 from backends.engine.vector_loop import VectorLoop
 from backends.onnx.binding import rotary_inputs
-from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.embedding import EmbeddingTable, input_table
 from backends.types import EngineError, Load
-from converters.artifact import WEIGHTS_FILE, Artifact, OnnxGraph
+from converters.artifact import Artifact, OnnxGraph
 
 
 class SessionVectors(VectorLoop):
@@ -106,7 +106,7 @@ def make_encoder(
     """Its context is what the model was trained for, whatever rows are asked for."""
     return OnnxEncoder(
         session=session,
-        embedding=EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale),
+        embedding=input_table(folder, onnx),
         artifact=artifact,
         capabilities=EngineCapabilities(
             context_length=artifact.context_length or load.context_length,

@@ -16,7 +16,7 @@ from backends.onnx.adapter import load_adapter
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.device import open_device
 from backends.onnx.device_loading import idle_rows, is_encoder, load_on_device
-from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.embedding import input_table
 from backends.onnx.encoder import make_encoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.foreign_encoder import ForeignEncoder
@@ -86,7 +86,7 @@ def _load_decoder(
     graph = BoundGraph(
         session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
     )
-    embedding = EmbeddingTable(folder / WEIGHTS_FILE, onnx.embedding, onnx.embedding_scale)
+    embedding = input_table(folder, onnx)
     capabilities = EngineCapabilities(
         context_length=rows.capacity,
         rows=active,

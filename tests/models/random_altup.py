@@ -25,6 +25,14 @@ PER_BLOCK = 256
 SPARSE_BLOCKS = 10
 BLOCKS_WITH_KEYS = 20
 WINDOW_PERIOD = 5
+# Norms of what joins a stream. Small, as in trained models, or else 25 blocks make anything of a
+# rounding; smaller behind a GELU, which llama.cpp takes from a table of half floats.
+_BRANCHES = {
+    "post_attention_norm": 0.3,
+    "laurel_post_norm": 0.3,
+    "post_ffw_norm": 0.006,
+    "post_norm": 0.006,
+}
 # Of the normal distribution: 95 % lie below.
 SPARSITY = 1.6448533535003662
 
@@ -43,11 +51,10 @@ def gemma3n_weights(shape: Shape) -> Iterator[Weight]:
 
 def _block(prefix: str, shape: Shape) -> Iterator[Weight]:
     width = shape.embedding
-    for name in (
-        "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "post_norm",
-        "laurel_post_norm", "altup_router_norm",
-    ):  # fmt: skip
+    for name in ("attn_norm", "ffn_norm", "altup_router_norm"):
         yield norm(f"{prefix}{name}.weight", width)
+    for name, mean in _BRANCHES.items():
+        yield Weight(f"{prefix}{name}.weight", (width,), mean / 3, mean, is_matrix=False)
     yield from attention(prefix, shape)
     for name in ("attn_q_norm", "attn_k_norm"):  # nothing else divides the scores
         yield Weight(f"{prefix}{name}.weight", (shape.head_size,), 0.1, 0.4, is_matrix=False)
@@ -57,10 +64,10 @@ def _block(prefix: str, shape: Shape) -> Iterator[Weight]:
     yield matrix(f"{prefix}laurel_l.weight", RANK, width)
     yield matrix(f"{prefix}laurel_r.weight", width, RANK)
     yield norm(f"{prefix}altup_correct_scale.weight", width)
-    yield matrix(f"{prefix}altup_router.weight", STREAMS, width, width)
+    yield matrix(f"{prefix}altup_router.weight", STREAMS, width, 0.5 * width)
     for name, rows in (("correct", STREAMS), ("predict", STREAMS**2)):
         coefficients = (rows, STREAMS)
-        yield Weight(f"{prefix}altup_{name}_coef.weight", coefficients, 0.2, is_matrix=False)
+        yield Weight(f"{prefix}altup_{name}_coef.weight", coefficients, 0.1, is_matrix=False)
 
 
 def gemma3n_metadata(shape: Shape) -> dict[str, Value]:

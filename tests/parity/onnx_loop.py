@@ -45,10 +45,9 @@ class OnnxLoop:
         """Appends `ids`; outputs for the wanted positions of them (default: the last)."""
         assert self.artifact.onnx is not None
         rows = [len(ids) - 1] if wanted is None else wanted
-        embedded = looked_up(self.weights, self.artifact.onnx.embedding, ids)
         total = self._length + len(ids)
         feeds = {
-            "inputs_embeds": (embedded * np.float32(self.artifact.onnx.embedding_scale))[None],
+            "inputs_embeds": self._embedded(ids)[None],
             "seqlens_k": np.array([total - 1], np.int32),
             "total": np.array(total, np.int32),
             "logit_rows": np.array(rows, np.int64),
@@ -60,6 +59,16 @@ class OnnxLoop:
         self.caches = {name: found[name.replace("past", "present")] for name in self.caches}
         self._length = total
         return found
+
+    def _embedded(self, ids: list[int]) -> Floats:
+        """f32 [ids, E], and behind them what blocks have of their own."""
+        graph = self.artifact.onnx
+        assert graph is not None
+        found = looked_up(self.weights, graph.embedding, ids) * np.float32(graph.embedding_scale)
+        if graph.per_block is None:
+            return found
+        own = looked_up(self.weights, graph.per_block, ids) * np.float32(graph.per_block_scale)
+        return np.concatenate([found, own], axis=1)
 
     def logprobs(self, ids: list[int]) -> npt.NDArray[np.float64]:
         """f64 [vocabulary], for the id after `ids`."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 
-from converters.architectures.mixers import Attention
+from converters.architectures.mixers import Attention, Reading
 from converters.architectures.model import ModelShape
 from converters.architectures.parts import Norm
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
@@ -36,7 +37,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     `positions` i64 [B, S], or [1] for where all rows begin; "" where no rotation comes before.
     `cached` makes inputs and outputs for a block's cache of so many heads of a size. `query_factor`
-    [B, S, 1] multiplies queries, "" for none. `bias` gives what is added to the scores.
+    [B, S, 1] multiplies queries, "" for none. `bias` gives what is added to the scores. `written` are
+    the caches of the blocks that came already, for others to read.
     """
 
     lengths: str
@@ -47,6 +49,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     positions: str = ""
     query_factor: str = ""
     is_causal: bool = True
+    written: dict[int, Cached] = {}
 
 
 def rotates_apart(model: ModelShape, attention: Attention) -> bool:
@@ -79,10 +82,13 @@ def grouped_attention(
     parts: Parts, context: Context, x: str, index: int, attention: Attention
 ) -> str:
     """[B, S, heads · head_size], before the output projection."""
+    if attention.reading:
+        return _reading_attention(parts, context, x, attention, attention.reading)
     projected = _projections(parts, context, x, index, attention)
     gate = projected.pop() if attention.has_output_gate else ""
     gate = parts.linear(x, attention.gate) if attention.gate else gate
     cached = context.cached(index, attention.kv_heads, attention.head_size)
+    context.written[index] = cached
     inputs = [*projected, cached.past_key, cached.past_value, context.lengths, context.total]
     is_apart = rotates_apart(parts.model, attention)
     inputs += [*context.ropes["" if is_apart else attention.rope], "", context.bias(attention)]
@@ -99,6 +105,38 @@ def grouped_attention(
         return attended
     opened = parts.graph.node("Sigmoid", [gate], "attn_gate_open")
     return parts.graph.node("Mul", [attended, opened], "attn_gated")
+
+
+def _reading_attention(
+    parts: Parts, context: Context, x: str, attention: Attention, reading: Reading
+) -> str:
+    """Adds no keys and values of its own to those that the other block has cached in this run."""
+    graph, cached, query = parts.graph, context.written[reading.block], attention.query
+    assert query is not None
+    shaped = _shaped(
+        parts,
+        context,
+        parts.linear(x, query),
+        attention.query_norm,
+        attention.heads,
+        attention,
+        "q",
+    )
+    width = reading.kv_heads * attention.head_size
+    bounds = [graph.integers(0, 0), graph.integers(0, width), graph.integers(1, 2)]
+    none = graph.node("Slice", [shaped, *bounds], "no_keys")
+    is_apart = rotates_apart(parts.model, attention)
+    tables = context.ropes["" if is_apart else attention.rope]
+    past = [cached.present_key, cached.present_value, context.lengths, context.total]
+    return attend(
+        graph,
+        [shaped, none, none, *past, *tables, "", context.bias(attention)],
+        Cached(),
+        num_heads=attention.heads,
+        kv_num_heads=reading.kv_heads,
+        scale=attention.scale,
+        **_options(attention, is_apart=is_apart, is_causal=context.is_causal),
+    )
 
 
 def attend(graph: GraphBuilder, inputs: list[str], cached: Cached, **options: float) -> str:
@@ -134,7 +172,8 @@ def _projections(
     if attention.fused or packed_name in parts.layout.matrices:
         packed = _packed(parts, x, packed_name, attention)
         is_apart = rotates_apart(parts.model, attention)
-        if not (attention.query_norm or context.query_factor or is_apart):
+        is_normed = attention.query_norm is not None or attention.has_value_norm
+        if not (is_normed or context.query_factor or is_apart):
             return [packed, "", ""]
         query, key, value = _cut_projections(parts.graph, packed, attention)
     else:
@@ -145,6 +184,8 @@ def _projections(
         query, gate = _cut_gate(parts.graph, query, attention)
         gates = [gate]
     query, key = _shaped_heads(parts, context, query, key, attention)
+    if attention.has_value_norm:
+        value = _bare_norm(parts, value, attention)
     if context.query_factor:
         query = parts.graph.node("Mul", [query, context.query_factor], "q_scaled")
     return [query, key, value, *gates]
@@ -154,19 +195,31 @@ def _shaped_heads(
     parts: Parts, context: Context, query: str, key: str, attention: Attention
 ) -> list[str]:
     """[query, key] with their norms and, where the operator does not do it, rotated."""
-    shaped: list[str] = []
-    for x, norm, heads, label in (
-        (query, attention.query_norm, attention.heads, "q"),
-        (key, attention.key_norm, attention.kv_heads, "k"),
-    ):
-        is_apart = rotates_apart(parts.model, attention)
-        if is_apart and attention.is_normed_after:
-            x = _rotated(parts, context, x, heads, attention, label)
-        x = _head_norm(parts, x, norm, heads, attention)
-        if is_apart and not attention.is_normed_after:
-            x = _rotated(parts, context, x, heads, attention, label)
-        shaped.append(x)
-    return shaped
+    return [
+        _shaped(parts, context, x, norm, heads, attention, label)
+        for x, norm, heads, label in (
+            (query, attention.query_norm, attention.heads, "q"),
+            (key, attention.key_norm, attention.kv_heads, "k"),
+        )
+    ]
+
+
+def _shaped(
+    parts: Parts,
+    context: Context,
+    x: str,
+    norm: Norm | None,
+    heads: int,
+    attention: Attention,
+    label: str,
+) -> str:
+    is_apart = rotates_apart(parts.model, attention)
+    if is_apart and attention.is_normed_after:
+        x = _rotated(parts, context, x, heads, attention, label)
+    x = _head_norm(parts, x, norm, heads, attention)
+    if is_apart and not attention.is_normed_after:
+        x = _rotated(parts, context, x, heads, attention, label)
+    return x
 
 
 def _rotated(
@@ -207,6 +260,17 @@ def _cut_projections(graph: GraphBuilder, packed: str, attention: Attention) -> 
     lengths = graph.integers(*(width * attention.head_size for width in widths))
     names = [graph.scoped(part) for part in "qkv"]
     return graph.nodes("Split", [packed, lengths], names, axis=-1)
+
+
+def _bare_norm(parts: Parts, x: str, attention: Attention) -> str:
+    """Each head of the values by its own length, without a weight."""
+    graph, heads, size = parts.graph, attention.kv_heads, attention.head_size
+    cut = graph.node("Reshape", [x, graph.integers(0, 0, heads, size)], "v_heads")
+    ones = graph.constant(f"ones.{graph.item}.{size}", np.ones(size, graph.item))
+    normed = graph.node(
+        "RMSNormalization", [cut, ones], "v_normed", axis=-1, epsilon=parts.model.epsilon
+    )
+    return graph.node("Reshape", [normed, graph.integers(0, 0, heads * size)], "v_normed.all")
 
 
 def _head_norm(parts: Parts, x: str, norm: Norm | None, heads: int, attention: Attention) -> str:

@@ -1,6 +1,6 @@
 """The graph of a causal decoder, from its shape and its layout. Pure: no file is read or written.
 
-Inputs: `inputs_embeds` [B, S, E], `seqlens_k` i32 [B] (ids of the row after this run, minus 1),
+Inputs: `inputs_embeds` [B, S, E] (behind them what blocks have of their own for each id), `seqlens_k` i32 [B] (ids of the row after this run, minus 1),
 `total` i32 (the longest row), `logit_rows` i64 [R] (flat, into B·S), `cos`/`sin` [P, pairs] per rope
 table (`_local` for that one), per attending block `past_key.i`/`past_value.i` [B, kv_heads, T,
 head_size], and the states of `recurrent`. Outputs: `present_*` (the engine
@@ -15,6 +15,7 @@ from __future__ import annotations
 import onnx
 
 from converters.architectures.model import ModelShape
+from converters.targets.onnx.altup import Streams, open_streams
 from converters.targets.onnx.attention import Cached, Context, any_rotates_apart, rope_inputs
 from converters.targets.onnx.blocks import add_block
 from converters.targets.onnx.layout import Layout
@@ -41,8 +42,11 @@ class _Decoder:
         self._graph = self._parts.graph
 
     def build(self) -> onnx.ModelProto:
-        stream, parts = Stream(self._inputs()), self._parts
+        parts, embeds = self._parts, self._inputs()
         context = self._context()
+        if self._model.altup:
+            return self._build_streams(context, open_streams(parts, self._model.altup, embeds))
+        stream = Stream(embeds)
         last = len(self._model.blocks) - 1
         for index, block in enumerate(self._model.blocks):
             self._graph.scope = f"blk.{index}"
@@ -52,9 +56,22 @@ class _Decoder:
         self._head(parts.stream_norm(stream, self._model.output_norm))
         return self._graph.model(self._model.architecture)
 
+    def _build_streams(self, context: Context, streams: Streams) -> onnx.ModelProto:
+        """As `build`, where the residual is several streams."""
+        last = len(self._model.blocks) - 1
+        for index, block in enumerate(self._model.blocks):
+            self._graph.scope = f"blk.{index}"
+            streams.pass_block(context, index, block, self._narrowed if index == last else None)
+        self._graph.scope = ""
+        assert self._model.output_norm is not None
+        self._head(self._parts.norm(streams.merged(), self._model.output_norm))
+        return self._graph.model(self._model.architecture)
+
     def _inputs(self) -> str:
         graph = self._graph
-        graph.input("inputs_embeds", "float32", ["B", "S", self._model.embedding_length])
+        altup, width = self._model.altup, self._model.embedding_length
+        width += altup.table.columns if altup else 0
+        graph.input("inputs_embeds", "float32", ["B", "S", width])
         graph.input("seqlens_k", "int32", ["B"])
         graph.input("total", "int32", [])
         graph.input("logit_rows", "int64", ["R"])

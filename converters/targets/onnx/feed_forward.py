@@ -41,8 +41,22 @@ def _dense(parts: Parts, x: str, shape: FeedForward, label: str) -> str:
         gate, up = graph.nodes("Split", [up], halves, axis=-1, num_outputs=2)
     else:
         gate = parts.linear(x, shape.gate)
+    if shape.cutoff is not None:
+        gate = _excess(graph, gate, shape.cutoff, shape.down.columns)
     inner = graph.node("Mul", [_activated(graph, gate, shape, label), up], f"{label}_inner")
     return parts.linear(inner, shape.down)
+
+
+def _excess(graph: GraphBuilder, x: str, cutoff: float, width: int) -> str:
+    """What of x [.., width] exceeds mean + cutoff · deviation."""
+    axis = graph.integers(2)
+    mean = graph.node("ReduceMean", [x, axis], "gate_mean", keepdims=1)
+    centred = graph.node("Sub", [x, mean], "gate_centred")
+    squares = graph.node("ReduceSumSquare", [centred, axis], "gate_squares", keepdims=1)
+    variance = graph.node("Mul", [squares, graph.number(1.0 / (width - 1))], "gate_variance")
+    deviation = graph.node("Sqrt", [variance], "gate_deviation")
+    limit = graph.node("Mul", [deviation, graph.number(cutoff)], "gate_limit")
+    return graph.node("Relu", [graph.node("Sub", [centred, limit], "gate_over")], "gate_excess")
 
 
 def _activated(graph: GraphBuilder, x: str, shape: FeedForward, label: str) -> str:

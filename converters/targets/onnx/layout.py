@@ -22,6 +22,9 @@ ALIGNMENT_BYTES = 64
 # From this size on a piece begins a page: the runtime maps it, and GPUs read it without a copy.
 PAGED_BYTES = 1 << 20
 FLOAT_TYPES = ("F32", "F16", "BF16")
+# Matrices that no graph multiplies with: rows are looked up in them.
+EMBEDDING, PER_BLOCK = "embedding", "embedding_per_block"
+LOOKED_UP = (EMBEDDING, PER_BLOCK)
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +75,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """Matrices, vectors and stacks of experts by name; `embedding` is what ids are looked up in.
 
     `number` is the type of activations, scales and vectors: float16 for CUDA. `low_rank`: what an
-    adapter adds, by the matrix's name; its bytes are not part of the weights.
+    adapter adds, by the matrix's name; its bytes are not part of the weights. `per_block`: what blocks
+    have of their own for each id.
     """
 
     matrices: dict[str, Matrix]
@@ -83,6 +87,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     is_precise: bool
     number: Number = "float32"
     low_rank: dict[str, LowRank] = {}
+    per_block: CodedTable | None = None
 
     def pieces(self) -> Iterator[Piece]:
         for matrix in self.matrices.values():

@@ -16,7 +16,7 @@ from converters.adapters.lora import Lora, Pair
 from converters.adapters.numbers import Floats, rows_of_a, rows_of_b
 from converters.artifact import StoredArray
 from converters.output_file import OutputFile
-from converters.targets.onnx.layout import ALIGNMENT_BYTES, Layout, Matrix
+from converters.targets.onnx.layout import ALIGNMENT_BYTES, LOOKED_UP, Layout, Matrix
 from converters.targets.onnx.pieces import LowRank, Number, Piece
 from converters.targets.onnx.rounding import Rounding, stored
 from converters.tensor_reader import TensorReader
@@ -72,7 +72,7 @@ class _Placer:
     def matrix(self, matrix: Matrix, pairs: dict[str, Pair]) -> None:
         found = [pairs.get(source.tensor.name) for source in matrix.sources]
         rank = sum(pair.rank for pair in found if pair)
-        if not rank or matrix.name == "embedding":
+        if not rank or matrix.name in LOOKED_UP:
             return
         low_rank = LowRank(
             down=self._piece(f"{matrix.name}.lora_down", (rank, matrix.columns)),

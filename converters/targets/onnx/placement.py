@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from msgspec.structs import replace
+
+from converters.architectures.altup import AltUp, BlockAltUp
 from converters.architectures.experts import Experts
 from converters.architectures.mixers import (
     Attention,
@@ -19,8 +22,9 @@ from converters.architectures.mixers import (
 )
 from converters.architectures.model import BlockShape, Encoder, ModelShape
 from converters.artifact import CodedTable
+from converters.errors import Unsupported
 from converters.gguf import TensorInfo
-from converters.targets.onnx.layout import Layout, Matrix, table_form_of
+from converters.targets.onnx.layout import EMBEDDING, PER_BLOCK, Layout, Matrix, table_form_of
 from converters.targets.onnx.pieces import NUMBER_BITS, Number
 from converters.targets.onnx.placer import Placer
 
@@ -33,6 +37,10 @@ def plan_layout(
     number: Number = "float32",
 ) -> Layout:
     """Places every tensor that the model uses. Raises Unsupported for a type it cannot express."""
+    if number == "float16" and any(_reads(block) for block in model.blocks):
+        raise Unsupported(
+            f"{model.architecture}: blocks that read another's keys and values are not tried on CUDA"
+        )
     placer = Placer(tensors, precise=precise, number=number)
     for index, block in enumerate(model.blocks):
         _place_block(placer, index, block)
@@ -42,7 +50,13 @@ def plan_layout(
         placer.matrix("output", [model.output], rows=model.vocabulary)
     if model.encoder:
         _place_encoder(placer, model.encoder, model.embedding_length)
-    return placer.finish(_place_embedding(placer, model))
+    embedding = _place_embedding(placer, model)
+    table = _place_altup(placer, model.altup, model) if model.altup else None
+    return replace(placer.finish(embedding), per_block=table)
+
+
+def _reads(block: BlockShape) -> bool:
+    return isinstance(block.mixer, Attention) and block.mixer.reading is not None
 
 
 def _place_block(placer: Placer, index: int, block: BlockShape) -> None:
@@ -60,6 +74,8 @@ def _place_block(placer: Placer, index: int, block: BlockShape) -> None:
         if block.feed_forward.selection_bias:
             placer.vector(block.feed_forward.selection_bias)
         placer.experts(index, block.feed_forward)
+    if block.altup:
+        _place_block_altup(placer, block.altup)
 
 
 def _place_recurrent(placer: Placer, mixer: GatedDeltaNet | ShortConvolution) -> None:
@@ -78,7 +94,8 @@ def _place_attention(placer: Placer, index: int, attention: Attention) -> None:
             placer.norm(norm)
     if attention.sinks:
         placer.vector(attention.sinks)
-    is_packed = not (attention.query_norm or attention.has_output_gate)
+    is_normed = attention.query_norm is not None or attention.has_value_norm
+    is_packed = not (is_normed or attention.has_output_gate)
     if attention.query and attention.key and attention.value and is_packed:
         projections = [attention.query, attention.key, attention.value]
         placer.together(f"blk.{index}.attn_qkv", projections)
@@ -109,13 +126,30 @@ def _place_encoder(placer: Placer, encoder: Encoder, width: int) -> None:
     placer.matrices_of(iter(encoder.projections))
 
 
+def _place_block_altup(placer: Placer, altup: BlockAltUp) -> None:
+    placer.vector(altup.scale)
+    for linear in altup.small():
+        placer.array(linear.weight, (linear.rows, linear.columns))
+    placer.matrices_of(altup.linears())
+
+
+def _place_altup(placer: Placer, altup: AltUp, model: ModelShape) -> CodedTable:
+    """Gives the table of what blocks have for each id."""
+    width = model.embedding_length
+    placer.matrices_of(altup.linears())
+    placer.norm(altup.input_norm)
+    placer.array(altup.gather, (altup.streams - 1, width, width))
+    form = table_form_of(placer.tensors[altup.table.weight])
+    return _table(placer.matrix(PER_BLOCK, [altup.table], rows=model.vocabulary, form=form))
+
+
 def _place_embedding(placer: Placer, model: ModelShape) -> CodedTable:
     """A tied table is the head's own bytes, unless the head is split into two matrices."""
     head = placer.matrices.get("output")
     if head and model.is_tied and head.form.kind != "split" and head.form.bits != 2:
         return _table(head)
     form = table_form_of(placer.tensors[model.embedding.weight])
-    return _table(placer.matrix("embedding", [model.embedding], rows=model.vocabulary, form=form))
+    return _table(placer.matrix(EMBEDDING, [model.embedding], rows=model.vocabulary, form=form))
 
 
 def _table(matrix: Matrix) -> CodedTable:
