@@ -19,6 +19,7 @@ from converters.architectures.parts import FeedForward, Linear
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
 from converters.targets.mlx import mixers
+from converters.targets.mlx.altup import place_altup
 from converters.targets.mlx.layout import Layout, Run
 from converters.targets.mlx.models.family import Family
 from converters.targets.mlx.placer import Placer
@@ -46,6 +47,8 @@ def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Famil
         else:
             _place_experts(placer, stem, block.feed_forward, family)
         _place_norms(placer, stem, block, family)
+    if model.altup:
+        place_altup(placer, model, model.altup, names)
     return placer.finish()
 
 

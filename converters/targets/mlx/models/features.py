@@ -26,6 +26,7 @@ def _model_features(model: ModelShape) -> Iterator[str]:
     yield from _when("logit scale", model.logit_scale != 1)
     yield from _when("logit soft cap", bool(model.logit_softcap))
     yield from _when("tied output", model.is_tied)
+    yield from _when("several streams", model.altup is not None)
     yield from _when("output bias", model.output is not None and bool(model.output.bias))
     networks = [block.feed_forward for block in model.blocks]
     kinds = {isinstance(each, Experts) for each in networks}
@@ -36,7 +37,7 @@ def _model_features(model: ModelShape) -> Iterator[str]:
 
 def _attention_shapes(model: ModelShape) -> Iterator[str]:
     mixers = (block.mixer for block in model.blocks)
-    found = [each for each in mixers if isinstance(each, Attention)]
+    found = [each for each in mixers if isinstance(each, Attention) and not each.reading]
     shapes = {(each.heads, each.kv_heads, each.head_size) for each in found}
     yield from _when("blocks of several head counts", len(shapes) > 1)
     widths = {heads * size for heads, _, size in shapes}
@@ -66,6 +67,8 @@ def _mixer_features(block: BlockShape) -> Iterator[str]:
 
 
 def _attention_features(attention: Attention) -> Iterator[str]:
+    yield from _when("norms of values", attention.has_value_norm)
+    yield from _when("keys of another block", attention.reading is not None)
     has_norms = attention.query_norm is not None or attention.key_norm is not None
     yield from _when("norms of q and k", has_norms)
     yield from _when("attention sinks", bool(attention.sinks))
@@ -124,6 +127,7 @@ def _feed_forward_features(network: FeedForward) -> Iterator[str]:
     yield from _when("feed-forward biases", _has_bias(network.up, network.down))
     yield from _when(network.activation, network.activation != "silu")
     yield from _when("fused gate", network.is_up_fused)
+    yield from _when("cut-off gates", network.cutoff is not None)
     has_gate = network.gate is not None or network.is_up_fused
     yield from _when("feed-forward without gate", not has_gate)
 
