@@ -88,9 +88,13 @@ def _quantise(model: nn.Module, quantization: Mapping[str, Any], weights: Weight
 
 
 def body_of(model: nn.Module) -> Any | None:
-    """What gives the hidden states [B, S, E] that the head is given; None where it is not known."""
+    """What gives the hidden states [B, S, E] that the head is given; None where it is not known.
+
+    Gemma 3n's body has the head in it: it would give logits.
+    """
     inner = getattr(model, "language_model", model)
-    return getattr(inner, "model", None)
+    body = getattr(inner, "model", None)
+    return None if hasattr(body, "language_model") else body
 
 
 # ---- caches ----

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import numpy as np
 from msgspec.structs import replace
 
 from converters.gguf import GgufFile, Value
@@ -19,6 +20,10 @@ GEMMA3_STRETCHED_CONTEXT = 131072
 GEMMA3_STRETCH = 8.0
 # An `expert_gating_func`.
 SIGMOID = 2
+# Kinds in `tokenizer.ggml.token_type`.
+NORMAL, BYTE = 1, 6
+_BYTE_TOKEN = re.compile(r"<0x..>")
+_GEMMA3N_TABLES = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
 def library_form(file: GgufFile) -> GgufFile:
@@ -73,6 +78,31 @@ def _gemma3(file: GgufFile) -> GgufFile:
     return replace(file, metadata=metadata)
 
 
+def _gemma3n(file: GgufFile) -> GgufFile:
+    """Its tokens include images' and sounds', which only the first of the two tables has rows for."""
+    rows = {each.name: each.shape[0] for each in file.tensors if each.name in _GEMMA3N_TABLES}
+    if len(set(rows.values())) < len(_GEMMA3N_TABLES):
+        return file
+    count, metadata = min(rows.values()), file.metadata | {"tokenizer.ggml.model": "llama"}
+    for key in ("tokens", "scores", "token_type"):
+        value = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(value, list | np.ndarray):
+            metadata[f"tokenizer.ggml.{key}"] = value[:count]
+    tokens, kinds = (metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    if isinstance(tokens, list) and isinstance(kinds, np.ndarray) and len(tokens) == len(kinds):
+        metadata["tokenizer.ggml.token_type"] = np.array(
+            [_kind_of(str(token), kind) for token, kind in zip(tokens, kinds, strict=True)],
+            kinds.dtype,
+        )
+    return replace(file, metadata=metadata)
+
+
+def _kind_of(token: str, kind: int) -> int:
+    if _BYTE_TOKEN.fullmatch(token):
+        return BYTE
+    return NORMAL if token.startswith("<unused") else kind
+
+
 def _mistral3(file: GgufFile) -> GgufFile:
     metadata = dict(file.metadata)
     _copy(metadata, "mistral3.rope.scaling.beta_fast", "mistral3.rope.scaling.yarn_beta_fast")
@@ -111,6 +141,7 @@ _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "gptoss": _gpt_oss,
     "olmo3": _olmo3,
     "gemma3": _gemma3,
+    "gemma3n": _gemma3n,
     "glm4moelite": _glm4moelite,
     "lfm2": _lfm2,
     "mistral3": _mistral3,

@@ -37,9 +37,10 @@ def plan_layout(
     number: Number = "float32",
 ) -> Layout:
     """Places every tensor that the model uses. Raises Unsupported for a type it cannot express."""
-    if number == "float16" and any(_reads(block) for block in model.blocks):
+    if number == "float16" and model.altup:
         raise Unsupported(
-            f"{model.architecture}: blocks that read another's keys and values are not tried on CUDA"
+            f"{model.architecture}: blocks with inputs of their own, and keys and values that several"
+            " of them read, are not supported on CUDA yet"
         )
     placer = Placer(tensors, precise=precise, number=number)
     for index, block in enumerate(model.blocks):
@@ -53,10 +54,6 @@ def plan_layout(
     embedding = _place_embedding(placer, model)
     table = _place_altup(placer, model.altup, model) if model.altup else None
     return replace(placer.finish(embedding), per_block=table)
-
-
-def _reads(block: BlockShape) -> bool:
-    return isinstance(block.mixer, Attention) and block.mixer.reading is not None
 
 
 def _place_block(placer: Placer, index: int, block: BlockShape) -> None:

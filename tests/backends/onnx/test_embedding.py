@@ -7,9 +7,9 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.embedding import EmbeddingTable, input_table
 from backends.types import EngineError
-from converters.artifact import WEIGHTS_FILE, CodedTable, read_artifact
+from converters.artifact import WEIGHTS_FILE, CodedTable, OnnxGraph, read_artifact
 from converters.convert import Request, convert
 from converters.progress import Progress
 from tests.models.random_gguf import make_gguf
@@ -28,6 +28,22 @@ def file_of(path: pathlib.Path, *arrays: np.ndarray) -> list[int]:
         data += array.tobytes()
     path.write_bytes(data)
     return offsets
+
+
+def test_rows_of_another_table_stand_behind(tmp_path: pathlib.Path):
+    first = GENERATOR.standard_normal((ROWS, COLUMNS), np.float32)
+    second = GENERATOR.standard_normal((ROWS, BLOCK), np.float32)
+    offsets = file_of(tmp_path / WEIGHTS_FILE, first, second)
+    tables = [
+        CodedTable(rows=ROWS, columns=array.shape[1], bits=32, codes_offset=offset)
+        for array, offset in zip((first, second), offsets, strict=True)
+    ]
+    graph = OnnxGraph(
+        embedding=tables[0], embedding_scale=2.0, per_block=tables[1], per_block_scale=16.0
+    )
+    found = input_table(tmp_path, graph).lookup([4, 0])
+    assert found.shape == (2, graph.input_width)
+    assert np.array_equal(found, np.concatenate([2 * first, 16 * second], 1)[[4, 0]])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

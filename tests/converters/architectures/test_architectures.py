@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import ARCHITECTURES
 from converters.errors import ConversionError, MalformedFile, Unsupported
@@ -45,10 +46,13 @@ def placed(layout: Layout) -> set[str]:
 
 
 def elsewhere(model: ModelShape) -> set[str]:
-    """Those that become rope tables, and the head of a model that gives vectors."""
+    """Rope tables, the head of a model that gives vectors, keys that no block reads."""
     ropes = model.rope.values()
     factors = {name for each in ropes for name in (each.factors, each.long_factors) if name}
-    return factors | set(model.unused)
+    mixers = [block.mixer for block in model.blocks]
+    readings = [each.reading for each in mixers if isinstance(each, Attention) and each.reading]
+    unread = {name for reading in readings for name in reading.tensor_names()}
+    return factors | set(model.unused) | unread
 
 
 @pytest.mark.parametrize("architecture", NAMES)
@@ -127,6 +131,8 @@ def test_each_is_tried_by_a_random_model():
         ("qwen2vl", {"qwen2vl.rope.dimension_sections": np.array([8, 8, 8, 8])}, "four sections"),
         ("bert", {"bert.pooling_type": 7}, "pooling_type 7"),
         ("llama", {"llama.attention.causal": False}, "no pooling"),
+        ("gemma3n", {"gemma3n.altup.active_idx": 1}, "stream 1 as the active one"),
+        ("gemma3n", {"gemma3n.pooling_type": 1}, "gemma3n with a pooling"),
     ],
 )
 def test_what_is_not_carried_is_refused_by_name(
@@ -134,6 +140,33 @@ def test_what_is_not_carried_is_refused_by_name(
 ):
     with pytest.raises(Unsupported, match=message):
         plan(changed(random_header(architecture), metadata), "onnx-cpu")
+
+
+def test_the_last_blocks_of_gemma_3n_read_the_last_of_their_kind():
+    header = random_header("gemma3n", blocks=25)
+    planned = plan(header, "onnx-cpu")
+    assert isinstance(planned.layout, Layout)
+    assert placed(planned.layout) | elsewhere(planned.model) == {
+        tensor.name for tensor in header.tensors
+    }
+    mixers = [block.mixer for block in planned.model.blocks]
+    readings = [each.reading for each in mixers if isinstance(each, Attention)]
+    assert [reading.block for reading in readings if reading] == [18, 18, 18, 18, 19]
+    assert planned.kv_bytes_per_token == 20 * 2 * 2 * 64 * 4
+    with pytest.raises(Unsupported, match="gemma3n: blocks with inputs of their own"):
+        plan(header, "onnx-cuda")
+
+
+def test_what_a_file_of_gemma_3n_may_leave_unsaid():
+    """llama.cpp takes all of it for granted."""
+    header = random_header("gemma3n", blocks=25)
+    keys = ("altup.num_inputs", "altup.active_idx", "embedding_length_per_layer_input",
+            "activation_sparsity_scale", "attention.shared_kv_layers")  # fmt: skip
+    left = {f"gemma3n.{key}" for key in keys}
+    bare = {key: value for key, value in header.metadata.items() if key not in left}
+    assert len(bare) == len(header.metadata) - len(keys)
+    found = plan(replace(header, metadata=bare), "mlx")
+    assert found.model == plan(header, "mlx").model
 
 
 @pytest.mark.parametrize("architecture", ["command-r", "stablelm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -71,6 +72,31 @@ def test_embedding_gemma():
     assert not described.encoder or not described.encoder.is_causal
     # The published pattern is not this model's; llama.cpp's own holds.
     assert [each.mixer.window for each in described.blocks] == [16, 16]  # pyright: ignore
+
+
+def test_gemma3n_with_tokens_of_images():
+    """The first of its two tables has rows for them, the other one has not."""
+    header = random_header("gemma3n", blocks=5)
+    tokens = ["a", "<0x0A>", "<unused7>", *(f"t{place}" for place in range(297))]
+    kinds = np.full(300, 3, np.int32)
+    metadata: dict[str, Value] = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.model": "gpt2",
+    }
+    tensors = tuple(
+        replace(each, shape=(290, each.shape[1]), nbytes=each.nbytes * 290 // 300)
+        if each.name == "per_layer_token_embd.weight"
+        else each
+        for each in header.tensors
+    )
+    foreign = replace(header, metadata=header.metadata | metadata, tensors=tensors)
+    found = library_form(foreign)
+    assert found.metadata["tokenizer.ggml.model"] == "llama"
+    assert found.metadata["tokenizer.ggml.tokens"] == tokens[:290]
+    assert list(np.asarray(found.metadata["tokenizer.ggml.token_type"])[:4]) == [3, 6, 1, 3]
+    for target in ("onnx-cpu", "mlx"):
+        assert plan(foreign, target).model.vocabulary == 290
 
 
 def test_mistral3():
