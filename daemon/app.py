@@ -127,20 +127,7 @@ async def open_rooms(
     stack.push_async_callback(conversions.close)
     choice = BackendChoice(conversions, config.backend)
     stack.push_async_callback(choice.close)
-    memory = MemoryArtifacts(config.memory_artifacts, conversions)
-    await memory.start()
-    stack.push_async_callback(memory.close)
-    residency = Residency(
-        ResidencySettings.of(config),
-        ArtifactPlacer(
-            conversions,
-            choice.for_model,
-            memory,
-            avoid=choice.remember_failure,
-            gave_back=choice.gave_back,
-        ),
-    )
-    stack.push_async_callback(residency.close)
+    residency = await open_residency(config, conversions, choice, stack)
     transfers = Transfers(config, store, conversions, choice.target_for, version=daemon_version())
     stack.push_async_callback(transfers.close)
     creator = Creator(store, conversions, choice.target_for, transfers.pull, foreign)
@@ -165,6 +152,27 @@ async def open_rooms(
         machine=choice.machine,
     )
     return services, choice
+
+
+async def open_residency(
+    config: Config,
+    conversions: Conversions,
+    choice: BackendChoice,
+    stack: contextlib.AsyncExitStack,
+) -> Residency:
+    memory = MemoryArtifacts(config.memory_artifacts, conversions)
+    await memory.start()
+    stack.push_async_callback(memory.close)
+    placer = ArtifactPlacer(
+        conversions,
+        choice.for_model,
+        memory,
+        avoid=choice.remember_failure,
+        gave_back=choice.gave_back,
+    )
+    residency = Residency(ResidencySettings.of(config), placer)
+    stack.push_async_callback(residency.close)
+    return residency
 
 
 async def open_door(
