@@ -348,5 +348,6 @@ def check_listening(config: Config, *, has_keys: bool) -> None:
         return
     raise ConfigError(
         f"listening on {config.host} lets other machines connect, and nobody has a key yet: "
-        "make one with hearth key add NAME, or let everybody in with --open (HEARTH_OPEN=1)"
+        f"make one with hearth key add NAME (here HEARTH_HOME is {config.home}), or let everybody "
+        "in with --open (HEARTH_OPEN=1)"
     )

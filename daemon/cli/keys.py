@@ -91,12 +91,10 @@ def _takes_keys(client: Client) -> bool:
         host = urlsplit(client.base_url).hostname or ""
         if error.status not in _GO_TO_THE_FILE or not _is_this_machine(host):
             raise
-        if error.status:
-            print(
-                f"Note: what answers at {client.base_url} takes no keys from here; "
-                f"this is about {keys_path(_home())}",
-                file=sys.stderr,
-            )
+        why = "takes no keys from here" if error.status else "does not answer"
+        # A service has a home of its own, which is seldom that of the user who types this.
+        note = f"{client.base_url} {why}; this is about {keys_path(_home())}"
+        print(f"Note: {note}", file=sys.stderr)
         return False
     return True
 

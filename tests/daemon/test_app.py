@@ -189,7 +189,7 @@ def test_a_taken_port_is_one_sentence_and_touches_nothing(tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"HEARTH_HOST": "0.0.0.0:0"}, "hearth key add NAME, or let everybody in with --open"),
+        ({"HEARTH_HOST": "0.0.0.0:0"}, "hearth key add NAME (here HEARTH_HOME is "),
         ({"HEARTH_HOST": "127.0.0.1:x"}, "not a port"),
         ({"OLLAMA_ORIGINS": "example.com"}, "scheme"),
     ],

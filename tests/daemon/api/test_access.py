@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.api.application import create_routes
-from daemon.api.callers import GUEST, LOCAL, STRANGER, caller_of, judge
-from daemon.lan.access import add_key, read_keys
+from daemon.api.callers import GUEST, LOCAL, STRANGER, caller_of, judge, presented_key
+from daemon.lan.access import add_key, has_key_form, read_keys
 from daemon.lan.addresses import local_addresses
 from daemon.lan.key_ring import KeyRing
 from tests.daemon.api.rig import Rig, api_rig
@@ -153,11 +155,21 @@ async def test_whatever_is_no_key_is_refused(
     assert in_query.status_code == 401
 
 
+@given(
+    st.sampled_from([b"Bearer ", b"Basic ", b"basic", b""]),
+    st.binary(max_size=700) | st.binary(max_size=80).map(base64.b64encode),
+)
+def test_no_header_breaks_anything(scheme: bytes, rest: bytes) -> None:
+    for name in (b"authorization", b"x-api-key"):
+        found = presented_key([(name, scheme + rest)])
+        assert found == "" or has_key_form(found)
+
+
 async def test_the_refusal_in_each_dialect(keyed: Keyed) -> None:
     for path in ("/api/chat", "/none", "/v1", "/api/v1/messages"):
         refused = await keyed.ask("POST", path)
         assert refused.json() == {"error": "unauthorized"}
-    for path in ("/v1/chat/completions", "/v1/models", "/v1/messages-of-others"):
+    for path in ("/v1/chat/completions", "/v1/models", "/v1/messages-of-others", "/rerank"):
         error = (await keyed.ask("POST", path)).json()["error"]
         assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
         assert "key" in error["message"]
