@@ -10,55 +10,78 @@ in all sizes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from converters.architectures import decoder
 from converters.architectures.attention import grouped_attention
 from converters.architectures.header import Header
+from converters.architectures.mixers import Attention
 from converters.architectures.mixture import experts, has_experts
-from converters.architectures.model import BlockShape, ModelShape
+from converters.architectures.model import BlockShape, Mixer, ModelShape
 from converters.architectures.rope_recipe import rope_recipe
 
 MINICPM_EMBEDDING, MINICPM_DEPTH, MINICPM_WIDTH = 12.0, 1.4, 256.0
 
 
+class Multipliers(NamedTuple):
+    embedding: float
+    residual: float
+    logit_divisor: float
+
+
 def describe_minicpm(header: Header) -> ModelShape:
     depth = math.sqrt(decoder.block_count(header))
-    return _described(
-        header,
-        embedding_scale=header.number("embedding_scale", MINICPM_EMBEDDING),
-        residual_scale=header.number("residual_scale", MINICPM_DEPTH / depth),
+    found = Multipliers(
+        embedding=header.number("embedding_scale", MINICPM_EMBEDDING),
+        residual=header.number("residual_scale", MINICPM_DEPTH / depth),
         logit_divisor=header.positive("logit_scale", header.width / MINICPM_WIDTH),
     )
+    return described(header, partial(attention, header), 0, found)
 
 
 def describe(header: Header) -> ModelShape:
-    return _described(
-        header,
-        embedding_scale=header.number("embedding_scale", 0.0) or 1.0,
-        residual_scale=header.number("residual_scale", 0.0) or 1.0,
-        logit_divisor=header.positive("logit_scale"),
+    divisor = header.positive("logit_scale")
+    return described(header, partial(attention, header), 0, multipliers(header, divisor))
+
+
+def multipliers(header: Header, logit_divisor: float) -> Multipliers:
+    """0 is none."""
+    return Multipliers(
+        embedding=header.number("embedding_scale", 0.0) or 1.0,
+        residual=header.number("residual_scale", 0.0) or 1.0,
+        logit_divisor=logit_divisor,
     )
 
 
-def _described(
-    header: Header, *, embedding_scale: float, residual_scale: float, logit_divisor: float
+def attention(header: Header, index: int) -> Attention:
+    return grouped_attention(
+        header,
+        index,
+        interleaved=True,
+        scale=header.number("attention.scale", 0.0),
+        rope="global" if header.flag("rope.scaling.finetuned", True) else "",
+    )
+
+
+def described(
+    header: Header, mixer: Callable[[int], Mixer], attending: int, scales: Multipliers
 ) -> ModelShape:
-    scale = header.number("attention.scale", 0.0)
-    rope = "global" if header.flag("rope.scaling.finetuned", True) else ""
+    """The whole model; the block `attending` has heads to rotate."""
 
     def block(index: int) -> BlockShape:
-        attention = grouped_attention(header, index, interleaved=True, scale=scale, rope=rope)
         is_mixture = has_experts(header, index)
         feed_forward = (experts if is_mixture else decoder.gated_feed_forward)(header, index)
         return decoder.pre_norm_block(
-            header, index, attention, feed_forward, residual_scale=residual_scale
+            header, index, mixer(index), feed_forward, residual_scale=scales.residual
         )
 
-    head_size = grouped_attention(header, 0, interleaved=True, rope=rope).head_size
+    first = attention(header, attending)
     return decoder.decoder(
         header,
         block,
-        {"global": rope_recipe(header, head_size)} if rope else {},
-        embedding_scale=embedding_scale,
-        logit_scale=1.0 / logit_divisor,
+        {"global": rope_recipe(header, first.head_size)} if first.rope else {},
+        embedding_scale=scales.embedding,
+        logit_scale=1.0 / scales.logit_divisor,
     )

@@ -143,6 +143,15 @@ class Header:
             raise MalformedFile(f"tensor {name!r} has shape {list(shape)}, not [{lengths[0]}]")
         return name
 
+    def array(self, name: str, *shape: int) -> tuple[int, ...]:
+        """Its shape, having seen that it is `shape`, where 0 leaves a side open."""
+        found = self.tensor(name).shape
+        if len(found) != len(shape) or any(
+            wanted not in (0, side) for side, wanted in zip(found, shape, strict=True)
+        ):
+            raise MalformedFile(f"tensor {name!r} has shape {list(found)}, not {list(shape)}")
+        return found
+
     def optional_vector(self, name: str, *lengths: int) -> str:
         return self.vector(name, *lengths) if name in self._tensors else ""
 

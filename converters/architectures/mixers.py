@@ -1,4 +1,4 @@
-"""What mixes the ids of a row in a block, as data: attention of two kinds and a short convolution."""
+"""What mixes the ids of a row in a block, as data: attention of two kinds, and what keeps a state instead."""
 
 from __future__ import annotations
 
@@ -213,3 +213,52 @@ class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
 
     def vectors(self) -> Iterator[str]:
         yield self.kernel
+
+
+class Mamba2(msgspec.Struct, frozen=True, kw_only=True):
+    """Mamba 2's mixer: a row remembers one matrix a head, which decays by a number of each id.
+
+    [z, x, B, C, dt] = input h, with x, B, C = silu(causal_convolution([x, B, C])), x of `heads` heads of
+    `size` numbers, B and C of `groups` equal groups of heads, `state` numbers each. With
+    d = softplus(dt + time_bias) the state S [state, size] becomes e^(d · decay) S + B (d x)ᵀ;
+    y = CᵀS + skip · x; out(norm(y · silu(z))), the norm within each group of heads.
+    `norm` names its weight, [groups, heads · size / groups].
+    """
+
+    heads: int
+    size: int
+    groups: int
+    state: int
+    input: Linear
+    output: Linear
+    kernel: str
+    kernel_bias: str
+    length: int
+    decay: str
+    time_bias: str
+    skip: str
+    norm: str
+
+    @property
+    def inner(self) -> int:
+        """Numbers of x, of z and of y."""
+        return self.heads * self.size
+
+    @property
+    def channels(self) -> int:
+        """Numbers that are convolved: x, B and C."""
+        return self.inner + 2 * self.groups * self.state
+
+    @property
+    def kv_heads(self) -> int:
+        return 0
+
+    @property
+    def head_size(self) -> int:
+        return 0
+
+    def linears(self) -> Iterator[Linear]:
+        yield from (self.input, self.output)
+
+    def vectors(self) -> Iterator[str]:
+        yield from (self.kernel, self.kernel_bias, self.decay, self.time_bias, self.skip, self.norm)

@@ -18,11 +18,12 @@ from converters.architectures.mixers import (
     Attention,
     GatedDeltaNet,
     LatentAttention,
+    Mamba2,
     ShortConvolution,
 )
 from converters.architectures.parts import FeedForward, Linear, Norm
 
-Mixer = Attention | LatentAttention | ShortConvolution | GatedDeltaNet
+Mixer = Attention | LatentAttention | ShortConvolution | GatedDeltaNet | Mamba2
 Pooling = Literal["", "mean", "cls", "last", "rank"]
 
 

@@ -8,6 +8,7 @@ written here.
 from tests.models.random_altup import ALTUP
 from tests.models.random_decoders import DECODERS as GATED
 from tests.models.random_encoders import ENCODERS
+from tests.models.random_hybrid import HYBRIDS
 from tests.models.random_mixtures import MIXTURES as PLAINLY_ROUTED
 from tests.models.random_parts import (
     LOGIT_SPREAD,
@@ -21,7 +22,7 @@ from tests.models.random_plain import PLAIN
 from tests.models.random_routed import ROUTED
 
 DECODERS: dict[str, Architecture] = GATED | PLAIN | ALTUP
-MIXTURES: dict[str, Architecture] = PLAINLY_ROUTED | ROUTED
+MIXTURES: dict[str, Architecture] = PLAINLY_ROUTED | ROUTED | HYBRIDS
 
 __all__ = [
     "ARCHITECTURES",

@@ -30,6 +30,7 @@ TOLERANCES = {
 }
 # What mlx-lm's modules lack.
 REFUSED = {
+    "granitehybrid-groups": "granitemoehybrid model has no mamba 2 in groups",
     "granitemoe": "granitemoe model has no shared expert without gate",
     **dict.fromkeys(
         ("arcee", "chatglm", "falcon", "falcon-40b", "hunyuan-moe"), "is not supported on MLX yet"
@@ -41,7 +42,7 @@ METADATA: dict[str, dict[str, Value]] = {"gemma2": {"gemma2.attention.sliding_wi
 # Those whose tensors are turned, split, put in another order or left dense on the way.
 REARRANGED = (
     "llama", "gptneox", "phi2-fused", "deepseek2", "deepseek2-joint", "deepseek2-sigmoid", "gpt-oss", "lfm2", "qwen35",
-    "qwen35moe", "qwen3next", "qwen3next-early", "gemma3n",
+    "qwen35moe", "qwen3next", "qwen3next-early", "gemma3n", "granitehybrid",
 )  # fmt: skip
 # Q6_K is re-encoded; so is a part of the mix, which may move by 0.1.
 QUANTISED = {"Q4_0": 0.05, "Q6_K": 0.2}

@@ -55,6 +55,7 @@ KINDS = [
     ("hunyuan-dense", "Q8_0"),
     ("lfm2", "Q4_K"),
     ("qwen35", "Q8_0"),
+    ("granitehybrid", "Q4_K"),
     ("qwen3next", "F16"),
     ("qwen3next-early", "Q4_K"),
 ]
@@ -138,7 +139,7 @@ def test_norms_of_queries_and_keys_are_named_as_the_fusion_for_cuda_wants(tmp_pa
     assert len(half) > len(whole)  # casts, and nothing less
 
 
-@pytest.mark.parametrize("architecture", ["lfm2", "qwen35"])
+@pytest.mark.parametrize("architecture", ["lfm2", "qwen35", "granitehybrid"])
 def test_states_and_what_they_go_through_stay_fp32(tmp_path: pathlib.Path, architecture: str):
     path = make_gguf(tmp_path / "model.gguf", architecture=architecture)
     folder = converted_file(path, target="onnx-cuda")

@@ -1,8 +1,8 @@
-"""Where the tensors of latent attention, short convolutions and Gated DeltaNets go on MLX."""
+"""Where the tensors of latent attention, short convolutions, Gated DeltaNets and Mamba 2 go on MLX."""
 
 from __future__ import annotations
 
-from converters.architectures.mixers import GatedDeltaNet, LatentAttention, ShortConvolution
+from converters.architectures.mixers import GatedDeltaNet, LatentAttention, Mamba2, ShortConvolution
 from converters.architectures.parts import Linear
 from converters.targets.mlx.layout import Run
 from converters.targets.mlx.models.family import Family
@@ -93,6 +93,20 @@ def place_convolution(
     shape = (convolution.channels, convolution.length, 1)
     size = convolution.channels * convolution.length
     placer.vector(f"{stem}.conv.weight", convolution.kernel, size, shape=shape)
+
+
+def place_mamba2(placer: Placer, stem: str, mamba: Mamba2, family: Family) -> None:
+    """The rows are in the module's order already."""
+    stem, channels = f"{stem}.{family.names.mamba}", mamba.channels
+    placer.matrix(f"{stem}.in_proj", "", mamba.input)
+    placer.matrix(f"{stem}.out_proj", "", mamba.output)
+    shape = (channels, mamba.length, 1)
+    placer.vector(f"{stem}.conv1d.weight", mamba.kernel, channels * mamba.length, shape=shape)
+    placer.vector(f"{stem}.conv1d.bias", mamba.kernel_bias, channels)
+    placer.vector(f"{stem}.dt_bias", mamba.time_bias, mamba.heads, is_wide=True)
+    placer.vector(f"{stem}.A_log", mamba.decay, mamba.heads, function="log of negative")
+    placer.vector(f"{stem}.D", mamba.skip, mamba.heads)
+    placer.vector(f"{stem}.norm.weight", mamba.norm, mamba.inner)
 
 
 def place_delta_net(placer: Placer, stem: str, net: GatedDeltaNet, family: Family) -> None:

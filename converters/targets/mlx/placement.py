@@ -12,6 +12,7 @@ from converters.architectures.mixers import (
     Attention,
     GatedDeltaNet,
     LatentAttention,
+    Mamba2,
     ShortConvolution,
 )
 from converters.architectures.model import BlockShape, Encoder, ModelShape
@@ -78,6 +79,8 @@ def _place_mixer(placer: Placer, stem: str, block: BlockShape, family: Family) -
             mixers.place_convolution(placer, stem, convolution, family)
         case GatedDeltaNet() as net:
             mixers.place_delta_net(placer, stem, net, family)
+        case Mamba2() as mamba:
+            mixers.place_mamba2(placer, stem, mamba, family)
 
 
 def _place_attention(placer: Placer, stem: str, attention: Attention, family: Family) -> None:

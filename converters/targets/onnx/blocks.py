@@ -11,12 +11,14 @@ from converters.architectures.mixers import (
     Attention,
     GatedDeltaNet,
     LatentAttention,
+    Mamba2,
     ShortConvolution,
 )
 from converters.architectures.model import BlockShape
 from converters.targets.onnx.attention import Context, grouped_attention
 from converters.targets.onnx.feed_forward import feed_forward
 from converters.targets.onnx.latent_attention import latent_attention
+from converters.targets.onnx.mamba2 import mamba2
 from converters.targets.onnx.parts import Parts, Stream
 from converters.targets.onnx.recurrent import gated_delta_net, short_convolution
 
@@ -74,3 +76,5 @@ def _mixed(parts: Parts, context: Context, x: str, index: int, block: BlockShape
             return short_convolution(parts, x, index, block.mixer)
         case GatedDeltaNet():
             return gated_delta_net(parts, x, index, block.mixer)
+        case Mamba2():
+            return mamba2(parts, x, index, block.mixer)

@@ -18,6 +18,7 @@ from converters.architectures.mixers import (
     Attention,
     GatedDeltaNet,
     LatentAttention,
+    Mamba2,
     ShortConvolution,
 )
 from converters.architectures.model import BlockShape, Encoder, ModelShape
@@ -64,7 +65,7 @@ def _place_block(placer: Placer, index: int, block: BlockShape) -> None:
             _place_attention(placer, index, block.mixer)
         case LatentAttention():
             _place_latent_attention(placer, block.mixer)
-        case GatedDeltaNet() | ShortConvolution():
+        case GatedDeltaNet() | Mamba2() | ShortConvolution():
             _place_recurrent(placer, block.mixer)
     placer.matrices_of(block.feed_forward.linears())
     if isinstance(block.feed_forward, Experts):
@@ -75,14 +76,24 @@ def _place_block(placer: Placer, index: int, block: BlockShape) -> None:
         _place_block_altup(placer, block.altup)
 
 
-def _place_recurrent(placer: Placer, mixer: GatedDeltaNet | ShortConvolution) -> None:
+def _place_recurrent(placer: Placer, mixer: GatedDeltaNet | Mamba2 | ShortConvolution) -> None:
     """What a state goes through stays fp32: it is summed up over a whole row."""
     kernel = (mixer.channels, 1, mixer.length)
     placer.array(mixer.kernel, kernel, number="float32")
     if isinstance(mixer, GatedDeltaNet):
         for name in (mixer.norm.weight, mixer.decay, mixer.time_bias):
             placer.vector(name, number="float32")
+    if isinstance(mixer, Mamba2):
+        _place_mamba2(placer, mixer)
     placer.matrices_of(mixer.linears())
+
+
+def _place_mamba2(placer: Placer, mixer: Mamba2) -> None:
+    for name in (mixer.kernel_bias, mixer.time_bias):
+        placer.vector(name, number="float32")
+    placer.array(mixer.decay, (mixer.heads,), number="float32")
+    placer.array(mixer.skip, (mixer.heads, 1), number="float32")
+    placer.array(mixer.norm, (mixer.inner,), number="float32")
 
 
 def _place_attention(placer: Placer, index: int, attention: Attention) -> None:

@@ -8,7 +8,7 @@ over a row, and the CPU has these kernels in fp32 only.
 
 from __future__ import annotations
 
-from converters.architectures.mixers import GatedDeltaNet, ShortConvolution
+from converters.architectures.mixers import GatedDeltaNet, Mamba2, ShortConvolution
 from converters.architectures.model import ModelShape
 from converters.architectures.parts import Linear
 from converters.artifact import RowState
@@ -16,6 +16,7 @@ from converters.targets.onnx.graph import MICROSOFT
 from converters.targets.onnx.parts import Parts
 
 Shape = tuple[int, ...]
+Recurrent = ShortConvolution | GatedDeltaNet | Mamba2
 
 
 def row_states(model: ModelShape) -> tuple[RowState, ...]:
@@ -23,33 +24,35 @@ def row_states(model: ModelShape) -> tuple[RowState, ...]:
     return tuple(
         RowState(past=f"past_{name}.{index}", present=f"present_{name}.{index}", shape=shape)
         for index, block in enumerate(model.blocks)
-        if isinstance(block.mixer, ShortConvolution | GatedDeltaNet)
-        for name, shape in _states(block.mixer).items()
+        if isinstance(block.mixer, Recurrent)
+        for name, shape in states_of(block.mixer).items()
     )
 
 
-def _states(mixer: ShortConvolution | GatedDeltaNet) -> dict[str, Shape]:
+def states_of(mixer: Recurrent) -> dict[str, Shape]:
     states: dict[str, Shape] = {"conv": (mixer.length - 1, mixer.channels)}
     if isinstance(mixer, GatedDeltaNet):
         states["delta"] = (mixer.value_heads, mixer.size, mixer.size)
+    if isinstance(mixer, Mamba2):
+        states["mamba"] = (mixer.heads, mixer.state, mixer.size)
     return states
 
 
-def _state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:
+def state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:
     """Names of the graph's input and output for a block's state."""
     whole: list[str | int] = ["B", *shape]
     past = parts.graph.input(f"past_{name}.{index}", "float32", whole)
     return past, parts.graph.output(f"present_{name}.{index}", "float32", whole)
 
 
-def _convolved(
-    parts: Parts, x: str, index: int, mixer: ShortConvolution | GatedDeltaNet, **options: str
+def convolved(
+    parts: Parts, x: str, index: int, mixer: Recurrent, *, bias: str = "", **options: str
 ) -> str:
     """Depthwise and causal, over [B, S, channels]."""
-    past, present = _state(parts, index, "conv", _states(mixer)["conv"])
+    past, present = state(parts, index, "conv", states_of(mixer)["conv"])
     return parts.graph.nodes(
         "CausalConvWithState",
-        [x, parts.vector(mixer.kernel), "", past],
+        [x, parts.vector(mixer.kernel), bias, past],
         [parts.graph.scoped("convolved"), present],
         domain=MICROSOFT,
         channels_last=1,
@@ -57,7 +60,7 @@ def _convolved(
     )[0]
 
 
-def _wide(parts: Parts, x: str, matrix: Linear) -> str:
+def wide(parts: Parts, x: str, matrix: Linear) -> str:
     """A product in fp32."""
     return parts.graph.as_float32(parts.linear(x, matrix), f"{matrix.stem.rpartition('.')[2]}_wide")
 
@@ -66,10 +69,10 @@ def short_convolution(parts: Parts, x: str, index: int, mixer: ShortConvolution)
     """C · convolution(b · x), before the output projection."""
     graph = parts.graph
     names = [graph.scoped(f"conv_{part}") for part in "bcx"]
-    wide = _wide(parts, x, mixer.input)
-    b, c, inner = graph.nodes("Split", [wide], names, axis=-1, num_outputs=3)
+    whole = wide(parts, x, mixer.input)
+    b, c, inner = graph.nodes("Split", [whole], names, axis=-1, num_outputs=3)
     product = graph.node("Mul", [b, inner], "conv_in")
-    found = graph.node("Mul", [c, _convolved(parts, product, index, mixer)], "conv_out")
+    found = graph.node("Mul", [c, convolved(parts, product, index, mixer)], "conv_out")
     return graph.as_activations(found, "conv_out_half")
 
 
@@ -79,7 +82,7 @@ def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> s
     mixed, gate = _inputs(parts, x, mixer)
     query, key, value = _convolved_heads(parts, mixed, index, mixer)
     alpha, beta = _rates(parts, x, mixer)
-    past, present = _state(parts, index, "delta", _states(mixer)["delta"])
+    past, present = state(parts, index, "delta", states_of(mixer)["delta"])
     beta = graph.node("Sigmoid", [beta], "delta_beta")
     attended = graph.nodes(
         "LinearAttention",
@@ -97,20 +100,20 @@ def gated_delta_net(parts: Parts, x: str, index: int, mixer: GatedDeltaNet) -> s
 def _inputs(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
     """[q; k; v] before it is convolved, and the gate."""
     if mixer.mixed and mixer.gate:
-        return _wide(parts, x, mixer.mixed), _wide(parts, x, mixer.gate)
+        return wide(parts, x, mixer.mixed), wide(parts, x, mixer.gate)
     assert mixer.fused is not None
     graph, values = parts.graph, mixer.rounds * mixer.size
     sizes = (mixer.size, mixer.size, values, values)
-    *qkv, gate = _cut_by_key_head(parts, _wide(parts, x, mixer.fused), mixer, sizes, "delta_in")
+    *qkv, gate = _cut_by_key_head(parts, wide(parts, x, mixer.fused), mixer, sizes, "delta_in")
     return graph.node("Concat", qkv, "delta_in.qkv", axis=-1), gate
 
 
 def _rates(parts: Parts, x: str, mixer: GatedDeltaNet) -> tuple[str, str]:
     """(alpha, beta), [B, S, value_heads] each."""
     if mixer.alpha and mixer.beta:
-        return _wide(parts, x, mixer.alpha), _wide(parts, x, mixer.beta)
+        return wide(parts, x, mixer.alpha), wide(parts, x, mixer.beta)
     assert mixer.beta_alpha is not None
-    sizes, both = (mixer.rounds, mixer.rounds), _wide(parts, x, mixer.beta_alpha)
+    sizes, both = (mixer.rounds, mixer.rounds), wide(parts, x, mixer.beta_alpha)
     beta, alpha = _cut_by_key_head(parts, both, mixer, sizes, "delta_rates")
     return alpha, beta
 
@@ -136,7 +139,7 @@ def _convolved_heads(
 ) -> tuple[str, str, str]:
     """q, k and v, each [B, S, value_heads · size], q and k of length 1 in each head."""
     graph, keys = parts.graph, mixer.key_heads * mixer.size
-    mixed = _convolved(parts, mixed, index, mixer, activation="silu")
+    mixed = convolved(parts, mixed, index, mixer, activation="silu")
     lengths = graph.integers(keys, keys, mixer.value_heads * mixer.size)
     names = [graph.scoped(f"delta_{part}") for part in "qkv"]
     query, key, value = graph.nodes("Split", [mixed, lengths], names, axis=-1)

@@ -12,9 +12,11 @@ from tests.backends.onnx.engine_rig import EXACT, GREEDY, Watch, answer, ask, id
 PROMPT = [3 + (i * 11) % 600 for i in range(90)]
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return converted(tmp_path_factory.mktemp("states"), "lfm2")
+@pytest.fixture(scope="module", params=["lfm2", "granitehybrid"])
+def artifact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    return converted(tmp_path_factory.mktemp("states"), request.param)
 
 
 def test_chunks_and_company_change_nothing(artifact: pathlib.Path):

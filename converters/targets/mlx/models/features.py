@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converters.architectures.experts import Experts
-from converters.architectures.mixers import Attention, LatentAttention, ShortConvolution
+from converters.architectures.mixers import Attention, LatentAttention, Mamba2, ShortConvolution
 from converters.architectures.model import BlockShape, ModelShape
 from converters.architectures.parts import FeedForward, Linear
 
@@ -62,6 +62,9 @@ def _mixer_features(block: BlockShape) -> Iterator[str]:
             yield "latent attention"
         case ShortConvolution():
             yield "short convolution"
+        case Mamba2():
+            yield "mamba 2"
+            yield from _when("mamba 2 in groups", block.mixer.groups > 1)
         case _:
             yield "gated delta net"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converters.architectures.mixers import Attention, LatentAttention
 from converters.architectures.model import ModelShape
 from converters.targets.mlx.models.family import (
     ROPE_TABLES,
@@ -12,18 +13,22 @@ from converters.targets.mlx.models.family import (
 )
 from converters.targets.mlx.models.names import Names
 
-_SCALES = frozenset({"embedding scale", "logit scale", "residual scale", "attention scale"})
+SCALES = frozenset({"embedding scale", "logit scale", "residual scale", "attention scale"})
 
 
-def _config(model: ModelShape) -> Config:
+def multipliers(model: ModelShape, attention: Attention | LatentAttention) -> Config:
     return {
-        "attention_multiplier": attention_of(model.blocks[0]).scale,
+        "attention_multiplier": attention.scale,
         "embedding_multiplier": model.embedding_scale,
         "residual_multiplier": model.blocks[0].residual_scale,
         "logits_scaling": 1 / model.logit_scale,
         "attention_bias": False,
         "mlp_bias": False,
     }
+
+
+def _config(model: ModelShape) -> Config:
+    return multipliers(model, attention_of(model.blocks[0]))
 
 
 def _mixture(model: ModelShape) -> Config:
@@ -35,11 +40,11 @@ def _mixture(model: ModelShape) -> Config:
 
 
 FAMILY = Family(
-    model_type="granite", config=_config, carries=ROPE_TABLES | _SCALES | {"tied output"}
+    model_type="granite", config=_config, carries=ROPE_TABLES | SCALES | {"tied output"}
 )
 MIXTURE = Family(
     model_type="granitemoe",
     config=_mixture,
     names=Names(router="block_sparse_moe.router.layer", experts="block_sparse_moe.switch_mlp"),
-    carries=ROPE_TABLES | _SCALES | {"tied output", "experts"},
+    carries=ROPE_TABLES | SCALES | {"tied output", "experts"},
 )

@@ -31,6 +31,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     value_up: str = "self_attn.unembed_out"
     convolution: str = "conv"
     delta_net: str = "linear_attn"
+    mamba: str = "mamba"
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     fused_up: str = "mlp.gate_up_proj"

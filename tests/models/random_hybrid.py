@@ -1,0 +1,96 @@
+"""Test architectures most of whose blocks are Mamba 2; see `random_architectures` for what an entry is."""
+
+from collections.abc import Iterator
+
+from tests.models.random_parts import (
+    Architecture,
+    Shape,
+    Value,
+    Weight,
+    attention,
+    bias,
+    embedding_and_head,
+    gated_feed_forward,
+    matrix,
+    norm,
+)
+
+MAMBA_HEADS, MAMBA_STATE, MAMBA_KERNEL = 8, 32, 4
+
+
+def mamba2(prefix: str, shape: Shape, *, groups: int = 1) -> Iterator[Weight]:
+    """Twice as wide as the hidden state. Decays from a tenth to nearly everything of a step."""
+    inner, heads = 2 * shape.embedding, MAMBA_HEADS
+    channels = inner + 2 * groups * MAMBA_STATE
+    yield matrix(f"{prefix}ssm_in.weight", inner + channels + heads, shape.embedding)
+    yield Weight(f"{prefix}ssm_conv1d.weight", (channels, MAMBA_KERNEL), 0.7, is_matrix=False)
+    yield bias(f"{prefix}ssm_conv1d.bias", channels)
+    yield bias(f"{prefix}ssm_dt.bias", heads)
+    decays = tuple(-0.02 * 2.0**head for head in range(heads))
+    yield Weight(f"{prefix}ssm_a", (heads, 1), 0.0, is_matrix=False, values=decays)
+    yield Weight(f"{prefix}ssm_d", (heads, 1), 0.3, 1.0, is_matrix=False)
+    group = (groups, inner // groups)
+    yield Weight(f"{prefix}ssm_norm.weight", group, 0.3, 1.0, is_matrix=False)
+    yield matrix(f"{prefix}ssm_out.weight", shape.embedding, inner)
+
+
+def recurrent_metadata(shape: Shape, *, groups: int = 1) -> dict[str, Value]:
+    return {
+        "ssm.conv_kernel": MAMBA_KERNEL,
+        "ssm.inner_size": 2 * shape.embedding,
+        "ssm.state_size": MAMBA_STATE,
+        "ssm.time_step_rank": MAMBA_HEADS,
+        "ssm.group_count": groups,
+    }
+
+
+def granite_attends(index: int) -> bool:
+    return index % 2 == 1
+
+
+def granitehybrid_weights(shape: Shape, *, groups: int = 1) -> Iterator[Weight]:
+    """Every other block attends."""
+    yield from embedding_and_head(shape)
+    for index in range(shape.blocks):
+        prefix = f"blk.{index}."
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        if granite_attends(index):
+            yield from attention(prefix, shape)
+        else:
+            yield from mamba2(prefix, shape, groups=groups)
+        yield norm(f"{prefix}ffn_norm.weight", shape.embedding)
+        yield from gated_feed_forward(prefix, shape)
+
+
+def granitehybrid_metadata(
+    shape: Shape, *, groups: int = 1, is_rotated: bool = False
+) -> dict[str, Value]:
+    return {
+        **recurrent_metadata(shape, groups=groups),
+        "attention.head_count_kv": [
+            shape.kv_heads if granite_attends(index) else 0 for index in range(shape.blocks)
+        ],
+        "rope.scaling.finetuned": is_rotated,
+        "attention.scale": 0.08,
+        "embedding_scale": 12.0,
+        "residual_scale": 0.22,
+        "logit_scale": 1.2,
+    }
+
+
+HYBRIDS: dict[str, Architecture] = {
+    "granitehybrid": Architecture(
+        "granitehybrid", granitehybrid_weights, granitehybrid_metadata, is_tied=True
+    ),
+    # As Bamba's files are.
+    "granitehybrid-rotated": Architecture(
+        "granitehybrid",
+        granitehybrid_weights,
+        lambda shape: granitehybrid_metadata(shape, is_rotated=True),
+    ),
+    "granitehybrid-groups": Architecture(
+        "granitehybrid",
+        lambda shape: granitehybrid_weights(shape, groups=2),
+        lambda shape: granitehybrid_metadata(shape, groups=2),
+    ),
+}
