@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tests.models.random_mixtures import expert_metadata, experts, shared_expert
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -62,6 +63,15 @@ def granitehybrid_weights(shape: Shape, *, groups: int = 1) -> Iterator[Weight]:
         yield from gated_feed_forward(prefix, shape)
 
 
+def granitehybrid_mixture(shape: Shape) -> Iterator[Weight]:
+    for weight in granitehybrid_weights(shape):
+        if ".ffn_" not in weight.name or weight.name.endswith("ffn_norm.weight"):
+            yield weight
+    for index in range(shape.blocks):
+        yield from experts(f"blk.{index}.", shape)
+        yield from shared_expert(f"blk.{index}.", shape)
+
+
 def granitehybrid_metadata(
     shape: Shape, *, groups: int = 1, is_rotated: bool = False
 ) -> dict[str, Value]:
@@ -81,6 +91,16 @@ def granitehybrid_metadata(
 HYBRIDS: dict[str, Architecture] = {
     "granitehybrid": Architecture(
         "granitehybrid", granitehybrid_weights, granitehybrid_metadata, is_tied=True
+    ),
+    "granitehybrid-mixture": Architecture(
+        "granitehybrid",
+        granitehybrid_mixture,
+        lambda shape: {
+            **granitehybrid_metadata(shape),
+            **expert_metadata(shape),
+            "feed_forward_length": shape.feed_forward // 2,
+        },
+        is_tied=True,
     ),
     # As Bamba's files are.
     "granitehybrid-rotated": Architecture(

@@ -56,6 +56,7 @@ KINDS = [
     ("lfm2", "Q4_K"),
     ("qwen35", "Q8_0"),
     ("granitehybrid", "Q4_K"),
+    ("granitehybrid-mixture", "F16"),
     ("qwen3next", "F16"),
     ("qwen3next-early", "Q4_K"),
 ]

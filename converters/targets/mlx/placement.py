@@ -23,6 +23,7 @@ from converters.targets.mlx import mixers
 from converters.targets.mlx.altup import place_altup
 from converters.targets.mlx.layout import Layout, Run
 from converters.targets.mlx.models.family import Family
+from converters.targets.mlx.models.names import Names
 from converters.targets.mlx.placer import Placer
 
 # Modules take 0 for experts outside of the chosen groups, which no expert within may fall below. What is
@@ -171,11 +172,19 @@ def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) 
         _place_expert_matrix(placer, f"{stem}.{names.experts}.{role}_proj", experts, matrix, part)
     if experts.shared is None:
         return
-    for role in ("gate", "up", "down"):
-        linear = getattr(experts.shared, role)
-        placer.matrix(f"{stem}.{names.shared}.{role}_proj", "", linear)
+    _place_shared(placer, f"{stem}.{names.shared}", experts.shared, names)
     if experts.shared_gate:
         placer.matrix(f"{stem}.{names.shared_gate}", "", experts.shared_gate)
+
+
+def _place_shared(placer: Placer, stem: str, shared: FeedForward, names: Names) -> None:
+    placer.matrix(f"{stem}.{names.shared_down}", "", shared.down)
+    above = [linear for linear in (shared.gate, shared.up) if linear is not None]
+    if names.shared_gate_up:
+        placer.joined(f"{stem}.{names.shared_gate_up}", above)
+        return
+    for role in ("gate", "up"):
+        placer.matrix(f"{stem}.{role}_proj", "", getattr(shared, role))
 
 
 def _expert_parts(experts: Experts) -> list[tuple[str, ExpertMatrix, tuple[int, int]]]:

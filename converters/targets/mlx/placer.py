@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from msgspec.structs import replace
@@ -98,6 +98,15 @@ class Placer:
                 is_transposed=bool(turned_columns),
             )
         )
+
+    def joined(self, path: str, linears: Sequence[Linear]) -> None:
+        """One matrix, rows below rows: dense where they have several forms. Biases have no place."""
+        forms = {form_of(self._tensors[linear.weight]) for linear in linears}
+        total, first = sum(linear.rows for linear in linears), 0
+        for linear in linears:
+            runs = (Run(0, first, linear.rows),)
+            self.stack(path, linear, (total,), runs=runs, is_dense=len(forms) > 1)
+            first += linear.rows
 
     def norm(self, path: str, norm: Norm | None) -> None:
         if norm is None:

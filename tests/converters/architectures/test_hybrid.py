@@ -10,6 +10,7 @@ from converters.architectures.mixers import Attention, Mamba2
 from converters.errors import MalformedFile, Unsupported
 from converters.gguf import GgufFile, Value
 from converters.plan import plan
+from converters.targets.mlx.layout import Layout
 from tests.converters.random_headers import random_header
 
 
@@ -58,3 +59,23 @@ def test_states_that_metal_cannot_divide_are_refused_there():
     narrow = changed(replace(header, tensors=tensors), {"granitehybrid.ssm.state_size": state})
     with pytest.raises(Unsupported, match="states of 32"):
         plan(narrow, "mlx")
+
+
+@pytest.mark.parametrize(("up", "mode"), [("Q8_0", "affine"), ("Q4_0", "")])
+def test_a_shared_experts_halves_are_one_matrix_on_mlx(up: str, mode: str):
+    """In codes where both have the same form, else dense, which loses nothing."""
+    header = random_header("granitehybrid-mixture", "Q8_0")
+    tensors = tuple(
+        replace(each, type_name=up) if each.name == "blk.0.ffn_up_shexp.weight" else each
+        for each in header.tensors
+    )
+    layout = plan(replace(header, tensors=tensors), "mlx").layout
+    assert isinstance(layout, Layout)
+    path = "model.layers.0.shared_mlp.input_linear"
+    halves = [each for each in layout.matrices if each.path == path]
+    assert [each.tensor.name for each in halves] == [
+        f"blk.0.ffn_{half}_shexp.weight" for half in ("gate", "up")
+    ]
+    assert [each.runs[0].target for each in halves] == [0, 256]
+    assert {(each.rows, each.form.mode) for each in halves} == {(512, mode)}
+    assert (path in layout.quantization()) == bool(mode)

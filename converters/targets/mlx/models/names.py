@@ -6,7 +6,11 @@ import msgspec
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
-    """Paths without `.weight`; those of a block are relative to it. Empty: there is no such module."""
+    """Paths without `.weight`; those of a block are relative to it. Empty: there is no such module.
+
+    `shared_gate_up` and `shared_down` are relative to `shared`: the one is a matrix [gate; up] where the
+    module has no two.
+    """
 
     embedding: str = "model.embed_tokens"
     output_norm: str = "model.norm"
@@ -40,6 +44,8 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     router: str = "mlp.gate"
     experts: str = "mlp.switch_mlp"
     shared: str = "mlp.shared_expert"
+    shared_gate_up: str = ""
+    shared_down: str = "down_proj"
     shared_gate: str = "mlp.shared_expert_gate"
     attention_norm: str = "input_layernorm"
     post_attention_norm: str = ""

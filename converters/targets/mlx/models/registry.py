@@ -86,6 +86,7 @@ MIXTURES: dict[str, Family] = {
     "glm4moe": glm4moe.FAMILY,
     "gpt-oss": gpt_oss.FAMILY,
     "granite": granite.MIXTURE,
+    "granitehybrid": granitehybrid.MIXTURE,
     "granitemoe": granite.MIXTURE,
     "lfm2moe": lfm2.MIXTURE,
     "llama": llama.MIXTURE,
