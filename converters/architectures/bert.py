@@ -120,7 +120,7 @@ def _attention(header: Header, index: int) -> Attention:
 def _feed_forward(header: Header, index: int) -> FeedForward | Experts:
     period = header.count("moe_every_n_layers", 0)
     if period and index % period == 1:
-        return plain_experts(header, index)
+        return plain_experts(header, index, "gelu", is_normalised=False)
     if header.architecture == "nomic-bert":
         return decoder.gated_feed_forward(header, index)
     if header.architecture in ("bert", "nomic-bert-moe"):

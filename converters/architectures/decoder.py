@@ -159,11 +159,13 @@ def fused_feed_forward(
     return FeedForward(activation=activation, up=up, down=down, is_up_fused=True)
 
 
-def plain_feed_forward(header: Header, index: int, activation: Activation) -> FeedForward:
-    """`ffn_up`, an activation and `ffn_down`."""
+def plain_feed_forward(
+    header: Header, index: int, activation: Activation, *, suffix: str = ""
+) -> FeedForward:
+    """`ffn_up<suffix>`, an activation and `ffn_down<suffix>`."""
     stem, width = f"blk.{index}.ffn", header.width
-    up = header.linear(f"{stem}_up", columns=width)
-    down = header.linear(f"{stem}_down", columns=up.rows, rows=width)
+    up = header.linear(f"{stem}_up{suffix}", columns=width)
+    down = header.linear(f"{stem}_down{suffix}", columns=up.rows, rows=width)
     return FeedForward(activation=activation, up=up, down=down)
 
 

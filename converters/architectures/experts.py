@@ -9,6 +9,8 @@ import msgspec
 
 from converters.architectures.parts import FeedForward, Linear
 
+ExpertActivation = Literal["swiglu", "gelu", "relu_squared"]
+
 
 class ExpertMatrix(msgspec.Struct, frozen=True, kw_only=True):
     """`weight` [experts, rows, columns], `bias` [experts, rows] or ""."""
@@ -29,7 +31,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     chosen first, and experts from those only.
     `shared` is added, times sigmoid(shared_gate x) where that is there.
     `is_gate_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
-    `activation` "gelu": experts without a gate, down(gelu(up x)), and `gate` is None.
+    `activation` "gelu", "relu_squared": experts without a gate, down(activation(up x)), and `gate` is None.
     """
 
     count: int
@@ -39,7 +41,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     down: ExpertMatrix
     gate: ExpertMatrix | None = None
     is_gate_up_fused: bool = False
-    activation: Literal["swiglu", "gelu"] = "swiglu"
+    activation: ExpertActivation = "swiglu"
     gating: Literal["softmax", "sigmoid"] = "softmax"
     is_normalised: bool = True
     scale: float = 1.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict, Unpack
 
-from converters.architectures.decoder import gated_feed_forward
+from converters.architectures.decoder import gated_feed_forward, plain_feed_forward
 from converters.architectures.experts import ExpertMatrix, Experts
 from converters.architectures.header import Header
 from converters.architectures.parts import FeedForward, Linear
@@ -80,22 +80,34 @@ def network(header: Header, index: int, **routing: Unpack[Routing]) -> FeedForwa
     return gated_feed_forward(header, index)
 
 
-def plain_experts(header: Header, index: int) -> Experts:
-    """Experts without gates, bent by GELU, each with its share of the softmax over all of them."""
+def plain_experts(
+    header: Header,
+    index: int,
+    activation: Literal["gelu", "relu_squared"],
+    **routing: Unpack[Routing],
+) -> Experts:
+    """Experts without gates, and the shared one beside them, which has none either."""
     stem, width = f"blk.{index}.ffn", header.width
     router = header.linear(f"{stem}_gate_inp", columns=width)
     count, used = router.rows, header.count("expert_used_count")
     if not 0 < used <= count:
         raise MalformedFile(f"{header.architecture}.expert_used_count is {used} of {count}")
+    groups, groups_used = _groups(header, count, used)
     up = _matrix(header, f"{stem}_up_exps", count, columns=width)
+    has_shared = header.has_tensor(f"{stem}_up_shexp.weight")
+    shared = plain_feed_forward(header, index, activation, suffix="_shexp") if has_shared else None
     return Experts(
         count=count,
         used=used,
         router=router,
         up=up,
         down=_matrix(header, f"{stem}_down_exps", count, rows=width, columns=up.rows),
-        activation="gelu",
-        is_normalised=False,
+        activation=activation,
+        groups=groups,
+        groups_used=groups_used,
+        selection_bias=header.optional_vector(f"blk.{index}.exp_probs_b.bias", count),
+        shared=shared,
+        **routing,
     )
 
 

@@ -21,9 +21,10 @@ from converters.architectures.mixers import (
     Mamba2,
     ShortConvolution,
 )
-from converters.architectures.parts import FeedForward, Linear, Norm
+from converters.architectures.parts import Absent, FeedForward, Linear, Norm
 
 Mixer = Attention | LatentAttention | ShortConvolution | GatedDeltaNet | Mamba2
+Network = FeedForward | Experts
 Pooling = Literal["", "mean", "cls", "last", "rank"]
 
 
@@ -52,7 +53,7 @@ class RopeRecipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
-    """One transformer block; a norm that is None is not there.
+    """One transformer block; a norm that is None is not there, nor is a part that is `Absent`.
 
     x += residual_scale · post_attention_norm(mixer(attention_norm(x))), then the same with the
     feed-forward network. `is_parallel`: both branches read attention_norm(x) and are added together; a
@@ -62,8 +63,8 @@ class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
     `second_after_norm`: then once more x' = norm(x' + x), of Jina's code model.
     """
 
-    mixer: Mixer
-    feed_forward: FeedForward | Experts
+    mixer: Mixer | Absent
+    feed_forward: Network | Absent
     attention_norm: Norm | None = None
     feed_forward_norm: Norm | None = None
     post_attention_norm: Norm | None = None
@@ -170,6 +171,12 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_tied(self) -> bool:
         return self.output is not None and self.output.weight == self.embedding.weight
+
+    def networks(self) -> Iterator[Network]:
+        """Of all blocks that have one."""
+        for block in self.blocks:
+            if not isinstance(block.feed_forward, Absent):
+                yield block.feed_forward
 
     def tensor_names(self) -> frozenset[str]:
         """Every tensor that some role uses, and those the architecture knows to have none."""

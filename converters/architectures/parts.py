@@ -31,6 +31,27 @@ class Norm(msgspec.Struct, frozen=True, kw_only=True):
     is_centered: bool = False
 
 
+class Absent(msgspec.Struct, frozen=True):
+    """In the place of the mixer or the feed-forward network of a block that has only the other one."""
+
+    @property
+    def kv_heads(self) -> int:
+        return 0
+
+    @property
+    def head_size(self) -> int:
+        return 0
+
+    def linears(self) -> Iterator[Linear]:
+        return iter(())
+
+    def vectors(self) -> Iterator[str]:
+        return iter(())
+
+    def tensor_names(self) -> Iterator[str]:
+        return iter(())
+
+
 class Xielu(msgspec.Struct, frozen=True, kw_only=True):
     """f(x) = p x² + b x above 0, else n (e^min(x, eps) - 1 - x) + b x.
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from converters.gguf import GGML_TYPES, GgufFile, TensorInfo, Value
-from tests.models.random_architectures import ARCHITECTURES, Shape, common_metadata
+from tests.models.random_architectures import ARCHITECTURES, BLOCKS, Shape, common_metadata
 
 _TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
 TOKENS = 300
@@ -16,7 +16,7 @@ TOKENS = 300
 def shape_of(architecture: str) -> Shape:
     spec = ARCHITECTURES[architecture]
     return Shape(
-        blocks=4 if architecture in ("afmoe", "smollm3") else 2,
+        blocks=BLOCKS.get(architecture, 2),
         embedding=256,
         heads=4,
         kv_heads=4 if "bert" in architecture else 2,

@@ -26,6 +26,7 @@ MIXTURES: dict[str, Architecture] = PLAINLY_ROUTED | ROUTED | HYBRIDS
 
 __all__ = [
     "ARCHITECTURES",
+    "BLOCKS",
     "DECODERS",
     "ENCODERS",
     "LOGIT_SPREAD",
@@ -37,4 +38,6 @@ __all__ = [
     "common_metadata",
 ]
 
+# How many blocks show all that an architecture has, where that is more than two.
+BLOCKS = {"afmoe": 4, "smollm3": 4, "nemotron_h": 5, "nemotron_h_moe": 5}
 ARCHITECTURES: dict[str, Architecture] = DECODERS | MIXTURES | ENCODERS

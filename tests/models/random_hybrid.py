@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.models.random_mixtures import expert_metadata, experts, shared_expert
+from tests.models.random_mixtures import expert_metadata, experts, router, shared_expert
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -15,6 +15,8 @@ from tests.models.random_parts import (
     matrix,
     norm,
 )
+from tests.models.random_plain import plain_feed_forward
+from tests.models.random_routed import choice_bias
 
 MAMBA_HEADS, MAMBA_STATE, MAMBA_KERNEL = 8, 32, 4
 
@@ -88,6 +90,46 @@ def granitehybrid_metadata(
     }
 
 
+NEMOTRON_GROUPS = 2
+# Which part each block is: M(amba), attention, - a network, E(xperts).
+NEMOTRON_DENSE, NEMOTRON_MIXTURE = "M*-M-", "M*EME"
+
+
+def nemotron_parts(shape: Shape, pattern: str) -> Iterator[tuple[str, str]]:
+    for index in range(shape.blocks):
+        yield f"blk.{index}.", pattern[index % len(pattern)]
+
+
+def nemotron_h_weights(shape: Shape, pattern: str) -> Iterator[Weight]:
+    yield from embedding_and_head(shape)
+    for prefix, part in nemotron_parts(shape, pattern):
+        yield norm(f"{prefix}attn_norm.weight", shape.embedding)
+        match part:
+            case "M":
+                yield from mamba2(prefix, shape, groups=NEMOTRON_GROUPS)
+            case "*":
+                yield from attention(prefix, shape)
+            case "-":
+                yield from plain_feed_forward(prefix, shape, has_bias=False)
+            case _:
+                kept = (*experts(prefix, shape), *shared_expert(prefix, shape))
+                yield from (weight for weight in kept if "ffn_gate_" not in weight.name)
+                yield router(prefix, shape)
+                yield choice_bias(prefix)
+
+
+def nemotron_h_metadata(shape: Shape, pattern: str) -> dict[str, Value]:
+    """llama.cpp wants the other epsilon, too: blocks that predict ahead have a LayerNorm."""
+    parts = [part for _, part in nemotron_parts(shape, pattern)]
+    inner = {"-": shape.feed_forward, "E": shape.feed_forward // 2}
+    return {
+        **recurrent_metadata(shape, groups=NEMOTRON_GROUPS),
+        "attention.layer_norm_epsilon": 1e-5,
+        "attention.head_count_kv": [shape.kv_heads if part == "*" else 0 for part in parts],
+        "feed_forward_length": [inner.get(part, 0) for part in parts],
+    }
+
+
 HYBRIDS: dict[str, Architecture] = {
     "granitehybrid": Architecture(
         "granitehybrid", granitehybrid_weights, granitehybrid_metadata, is_tied=True
@@ -101,6 +143,23 @@ HYBRIDS: dict[str, Architecture] = {
             "feed_forward_length": shape.feed_forward // 2,
         },
         is_tied=True,
+    ),
+    "nemotron_h": Architecture(
+        "nemotron_h",
+        lambda shape: nemotron_h_weights(shape, NEMOTRON_DENSE),
+        lambda shape: nemotron_h_metadata(shape, NEMOTRON_DENSE),
+        head_size=96,
+    ),
+    "nemotron_h_moe": Architecture(
+        "nemotron_h_moe",
+        lambda shape: nemotron_h_weights(shape, NEMOTRON_MIXTURE),
+        lambda shape: {
+            **nemotron_h_metadata(shape, NEMOTRON_MIXTURE),
+            **expert_metadata(shape),
+            "expert_shared_count": 1,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 1.5,
+        },
     ),
     # As Bamba's files are.
     "granitehybrid-rotated": Architecture(

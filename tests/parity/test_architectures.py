@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.models.random_architectures import BLOCKS as LEAST_BLOCKS
 from tests.models.random_architectures import DECODERS, MIXTURES, Value
 from tests.models.random_gguf import make_gguf
 from tests.models.reference import LlamaCpp
@@ -32,8 +33,8 @@ TOLERANCES = {
     **dict.fromkeys(TANH_GELU, TABLED_GELU),
     "deepseek2-lite": DEEP,  # 26 blocks
 }
-# The period at which blocks do not rotate, and the count by which llama.cpp knows the lite model.
-BLOCKS = {"afmoe": 4, "smollm3": 4, "deepseek2-lite": 26, "gemma3n": 25}
+# The counts by which llama.cpp knows the lite model and Gemma 3n.
+BLOCKS = LEAST_BLOCKS | {"deepseek2-lite": 26, "gemma3n": 25}
 Row = npt.NDArray[np.float64]
 
 
@@ -46,7 +47,7 @@ def made(
         architecture=architecture,
         types=types,
         blocks=blocks,
-        feed_forward=128 if blocks > 4 else 512,
+        feed_forward=128 if blocks > 5 else 512,
         metadata=metadata,
     )
 
@@ -82,12 +83,25 @@ def test_logprobs_are_those_of_llama_cpp(tmp_path: pathlib.Path, architecture: s
     assert OnnxLoop(folder, CONTEXT).greedy(ids, len(chosen)) == chosen
 
 
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_a_last_block_may_be_a_mixer_alone(tmp_path: pathlib.Path, blocks: int):
+    """One that attends, and one with a state: what is narrowed to the wanted ids comes before its end."""
+    path = make_gguf(tmp_path / "m.gguf", architecture="nemotron_h", types="F32", blocks=blocks)
+    folder, ids = converted_file(path), prompt_ids()
+    with LlamaCpp(path, context=CONTEXT) as model:
+        expected = model.logprobs(ids, 700)
+    assert worst_of_top(OnnxLoop(folder, CONTEXT).logprobs(ids), expected) < EXACT
+    assert worst_of_top(in_pieces(folder, ids), expected) < EXACT
+
+
 def rms(found: Row, expected: Row) -> float:
     return float(np.sqrt(np.square(found - expected).mean()))
 
 
 @pytest.mark.parametrize("types", ["Q8_0", "Q4_0", "Q4_K", "Q4_K_M"])
-@pytest.mark.parametrize("architecture", ["bailingmoe2", "deepseek2", "gpt-oss", "qwen2moe"])
+@pytest.mark.parametrize(
+    "architecture", ["bailingmoe2", "deepseek2", "gpt-oss", "nemotron_h_moe", "qwen2moe"]
+)
 def test_coded_experts_are_about_as_near_to_the_exact_numbers(
     tmp_path: pathlib.Path, architecture: str, types: str
 ):
@@ -100,7 +114,9 @@ def test_coded_experts_are_about_as_near_to_the_exact_numbers(
     assert rms(found, exact) < max(2.5 * rms(theirs, exact), 0.1)
 
 
-@pytest.mark.parametrize("architecture", ["mixtral", "gpt-oss", "deepseek2", "bailingmoe2"])
+@pytest.mark.parametrize(
+    "architecture", ["mixtral", "gpt-oss", "deepseek2", "bailingmoe2", "nemotron_h_moe"]
+)
 def test_precise_experts_give_the_exact_numbers(tmp_path: pathlib.Path, architecture: str):
     path, ids = made(tmp_path, architecture, "Q4_K"), prompt_ids()
     found = OnnxLoop(converted_file(path, precise=True), CONTEXT).logprobs(ids)

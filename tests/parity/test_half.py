@@ -57,6 +57,8 @@ KINDS = [
     ("qwen35", "Q8_0"),
     ("granitehybrid", "Q4_K"),
     ("granitehybrid-mixture", "F16"),
+    ("nemotron_h", "Q4_K"),
+    ("nemotron_h_moe", "F16"),
     ("qwen3next", "F16"),
     ("qwen3next-early", "Q4_K"),
 ]

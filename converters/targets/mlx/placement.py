@@ -16,7 +16,7 @@ from converters.architectures.mixers import (
     ShortConvolution,
 )
 from converters.architectures.model import BlockShape, Encoder, ModelShape
-from converters.architectures.parts import FeedForward, Linear
+from converters.architectures.parts import Absent, FeedForward, Linear
 from converters.errors import Unsupported
 from converters.gguf import TensorInfo
 from converters.targets.mlx import mixers
@@ -44,10 +44,13 @@ def plan_layout(model: ModelShape, tensors: dict[str, TensorInfo], family: Famil
     for index, block in enumerate(model.blocks):
         stem = names.block.format(index)
         _place_mixer(placer, stem, block, family)
-        if isinstance(block.feed_forward, FeedForward):
-            _place_feed_forward(placer, stem, block.feed_forward, family)
-        else:
-            _place_experts(placer, stem, block.feed_forward, family)
+        match block.feed_forward:
+            case FeedForward() as network:
+                _place_feed_forward(placer, stem, network, family)
+            case Experts() as experts:
+                _place_experts(placer, stem, experts, family)
+            case Absent():
+                pass
         _place_norms(placer, stem, block, family)
     if model.altup:
         place_altup(placer, model, model.altup, names)
@@ -82,6 +85,8 @@ def _place_mixer(placer: Placer, stem: str, block: BlockShape, family: Family) -
             mixers.place_delta_net(placer, stem, net, family)
         case Mamba2() as mamba:
             mixers.place_mamba2(placer, stem, mamba, family)
+        case Absent():
+            pass
 
 
 def _place_attention(placer: Placer, stem: str, attention: Attention, family: Family) -> None:
@@ -168,8 +173,10 @@ def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) 
             shift=ABOVE_NOTHING if experts.groups > 1 else 0.0,
             is_wide=True,
         )
+    modules = {"gate": "gate_proj", "up": names.experts_up, "down": names.experts_down}
     for role, matrix, part in _expert_parts(experts):
-        _place_expert_matrix(placer, f"{stem}.{names.experts}.{role}_proj", experts, matrix, part)
+        path = f"{stem}.{names.experts}.{modules[role]}"
+        _place_expert_matrix(placer, path, experts, matrix, part)
     if experts.shared is None:
         return
     _place_shared(placer, f"{stem}.{names.shared}", experts.shared, names)
@@ -183,14 +190,15 @@ def _place_shared(placer: Placer, stem: str, shared: FeedForward, names: Names) 
     if names.shared_gate_up:
         placer.joined(f"{stem}.{names.shared_gate_up}", above)
         return
-    for role in ("gate", "up"):
-        placer.matrix(f"{stem}.{role}_proj", "", getattr(shared, role))
+    for role, linear in (("gate", shared.gate), ("up", shared.up)):
+        if linear is not None:
+            placer.matrix(f"{stem}.{role}_proj", "", linear)
 
 
 def _expert_parts(experts: Experts) -> list[tuple[str, ExpertMatrix, tuple[int, int]]]:
     """(role, matrix, which of how many equal parts of its rows)."""
     down = ("down", experts.down, (0, 1))
-    if experts.activation == "gelu":
+    if experts.activation != "swiglu":
         return [("up", experts.up, (0, 1)), down]
     if experts.gate is None:
         return [("gate", experts.up, (0, 2)), ("up", experts.up, (1, 2)), down]

@@ -10,7 +10,7 @@ import numpy as np
 from converters.architectures.altup import LEAST_SQUARE, AltUp, BlockAltUp
 from converters.architectures.mixers import Attention
 from converters.architectures.model import BlockShape
-from converters.architectures.parts import Linear
+from converters.architectures.parts import Absent, Linear
 from converters.targets.onnx.attention import Context, grouped_attention
 from converters.targets.onnx.blocks import Narrow
 from converters.targets.onnx.feed_forward import feed_forward
@@ -59,6 +59,7 @@ class Streams:
         self._value = self._with_own(altup, corrected, own)
 
     def _fed(self, block: BlockShape, index: int, x: str) -> str:
+        assert not isinstance(block.feed_forward, Absent)
         assert block.feed_forward_norm and block.post_feed_forward_norm
         normed = self._parts.norm(x, block.feed_forward_norm)
         branch = feed_forward(self._parts, normed, index, block.feed_forward)

@@ -14,7 +14,8 @@ from converters.architectures.mixers import (
     Mamba2,
     ShortConvolution,
 )
-from converters.architectures.model import BlockShape
+from converters.architectures.model import BlockShape, Mixer
+from converters.architectures.parts import Absent
 from converters.targets.onnx.attention import Context, grouped_attention
 from converters.targets.onnx.feed_forward import feed_forward
 from converters.targets.onnx.latent_attention import latent_attention
@@ -33,26 +34,59 @@ def add_block(
     block: BlockShape,
     narrowed: Narrow | None = None,
 ) -> None:
-    x = parts.stream_norm(stream, block.attention_norm)
-    mixed = _mixed(parts, context, x, index, block)
-    if narrowed:
-        stream.value = narrowed(parts.settled(stream), "residual")
-        mixed = narrowed(mixed, "mixed")
-        x = narrowed(x, "normed") if block.is_parallel else x
-    branch = parts.linear(mixed, block.mixer.output)
     if block.is_parallel:
-        if block.feed_forward_norm:
-            x = parts.norm(stream.value, block.feed_forward_norm)
-        other = feed_forward(parts, x, index, block.feed_forward)
-        branch = parts.graph.node("Add", [branch, other], "both_branches")
-        parts.add(stream, branch, None, block.residual_scale)
+        _add_parallel(parts, context, stream, index, block, narrowed)
         return
-    _join_attention(parts, stream, branch, block)
+    if isinstance(block.mixer, Absent):
+        if narrowed:
+            stream.value = narrowed(parts.settled(stream), "residual")
+    else:
+        _, branch = _mixer_branch(parts, context, stream, index, block, block.mixer, narrowed)
+        _join_attention(parts, stream, branch, block)
+    if isinstance(block.feed_forward, Absent):
+        return
     x = parts.stream_norm(stream, block.feed_forward_norm)
     branch = feed_forward(parts, x, index, block.feed_forward)
     parts.add(stream, branch, block.post_feed_forward_norm, block.residual_scale)
     if block.after_feed_forward_norm:
         stream.value = parts.stream_norm(stream, block.after_feed_forward_norm)
+
+
+def _add_parallel(
+    parts: Parts,
+    context: Context,
+    stream: Stream,
+    index: int,
+    block: BlockShape,
+    narrowed: Narrow | None,
+) -> None:
+    assert not isinstance(block.mixer, Absent) and not isinstance(block.feed_forward, Absent)
+    x, branch = _mixer_branch(parts, context, stream, index, block, block.mixer, narrowed)
+    if block.feed_forward_norm:
+        x = parts.norm(stream.value, block.feed_forward_norm)
+    elif narrowed:
+        x = narrowed(x, "normed")
+    other = feed_forward(parts, x, index, block.feed_forward)
+    branch = parts.graph.node("Add", [branch, other], "both_branches")
+    parts.add(stream, branch, None, block.residual_scale)
+
+
+def _mixer_branch(
+    parts: Parts,
+    context: Context,
+    stream: Stream,
+    index: int,
+    block: BlockShape,
+    mixer: Mixer,
+    narrowed: Narrow | None,
+) -> tuple[str, str]:
+    """(what the mixer read, what it adds to the stream); the latter and the stream are narrowed."""
+    x = parts.stream_norm(stream, block.attention_norm)
+    mixed = _mixed(parts, context, x, index, mixer)
+    if narrowed:
+        stream.value = narrowed(parts.settled(stream), "residual")
+        mixed = narrowed(mixed, "mixed")
+    return x, parts.linear(mixed, mixer.output)
 
 
 def _join_attention(parts: Parts, stream: Stream, branch: str, block: BlockShape) -> None:
@@ -65,16 +99,16 @@ def _join_attention(parts: Parts, stream: Stream, branch: str, block: BlockShape
         stream.value = parts.stream_norm(stream, block.second_after_norm)
 
 
-def _mixed(parts: Parts, context: Context, x: str, index: int, block: BlockShape) -> str:
+def _mixed(parts: Parts, context: Context, x: str, index: int, mixer: Mixer) -> str:
     """The mixer's numbers before its output projection."""
-    match block.mixer:
+    match mixer:
         case Attention():
-            return grouped_attention(parts, context, x, index, block.mixer)
+            return grouped_attention(parts, context, x, index, mixer)
         case LatentAttention():
-            return latent_attention(parts, context, x, index, block.mixer)
+            return latent_attention(parts, context, x, index, mixer)
         case ShortConvolution():
-            return short_convolution(parts, x, index, block.mixer)
+            return short_convolution(parts, x, index, mixer)
         case GatedDeltaNet():
-            return gated_delta_net(parts, x, index, block.mixer)
+            return gated_delta_net(parts, x, index, mixer)
         case Mamba2():
-            return mamba2(parts, x, index, block.mixer)
+            return mamba2(parts, x, index, mixer)

@@ -85,9 +85,14 @@ def plan_stacks(
 def _gate_up(
     experts: Experts, tensors: dict[str, TensorInfo]
 ) -> Iterator[tuple[ExpertMatrix, int, int]]:
-    """(matrix, first row, rows) of gate, then of up; of up alone where there is no gate."""
-    if experts.activation == "gelu":
+    """(matrix, first row, rows) of gate, then of up; of up alone where there is no gate.
+
+    Twice for relu squared: the operator knows it only as a product of two.
+    """
+    if experts.activation != "swiglu":
         yield experts.up, 0, experts.up.rows
+        if experts.activation == "relu_squared":  # a gate like any other to the operator
+            yield experts.up, 0, experts.up.rows
     elif experts.gate:
         yield experts.gate, 0, experts.gate.rows
         yield experts.up, 0, experts.up.rows

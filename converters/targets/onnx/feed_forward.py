@@ -22,6 +22,8 @@ from converters.targets.onnx.parts import Parts
 
 # Below every number that experts are chosen by, and e to its power is 0; fits into fp16.
 NEVER = -1e4
+# So steep that x · sigmoid(STEP · x) · x is relu(x)², off by less than 1e-12.
+STEP = 1e6
 
 
 def feed_forward(parts: Parts, x: str, index: int, shape: FeedForward | Experts) -> str:
@@ -182,11 +184,12 @@ def _scattered(graph: GraphBuilder, like: str, places: str, values: str, label: 
 def _activation(shape: Experts) -> dict[str, int | float | str]:
     if shape.activation == "gelu":
         return {"k": shape.used, "activation_type": "gelu"}
+    is_squared = shape.activation == "relu_squared"
     options: dict[str, int | float | str] = {
         "k": shape.used,
         "activation_type": "swiglu",
         "swiglu_fusion": 1,
-        "activation_alpha": shape.alpha,
+        "activation_alpha": STEP if is_squared else shape.alpha,
         "activation_beta": shape.beta,
     }
     return options | ({"swiglu_limit": shape.limit} if shape.limit else {})

@@ -12,7 +12,7 @@ from tests.backends.onnx.engine_rig import EXACT, GREEDY, Watch, answer, ask, id
 PROMPT = [3 + (i * 11) % 600 for i in range(90)]
 
 
-@pytest.fixture(scope="module", params=["lfm2", "granitehybrid"])
+@pytest.fixture(scope="module", params=["lfm2", "granitehybrid", "nemotron_h"])
 def artifact(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:

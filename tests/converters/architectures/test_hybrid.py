@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from converters.architectures.experts import Experts
 from converters.architectures.mixers import Attention, Mamba2
+from converters.architectures.parts import Absent
 from converters.errors import MalformedFile, Unsupported
-from converters.gguf import GgufFile, Value
+from converters.gguf import GgufFile, TensorInfo, Value
 from converters.plan import plan
 from converters.targets.mlx.layout import Layout
 from tests.converters.random_headers import random_header
@@ -24,6 +26,49 @@ def test_blocks_without_kv_heads_are_recurrent():
     assert kinds == [Mamba2, Attention, Mamba2, Attention]
     assert model.rope == {}
     assert plan(random_header("granitehybrid-rotated"), "onnx-cpu").model.rope.keys() == {"global"}
+
+
+def test_a_block_of_nemotron_h_is_one_part():
+    model = plan(random_header("nemotron_h_moe"), "onnx-cpu").model
+    parts = [(type(block.mixer), type(block.feed_forward)) for block in model.blocks]
+    mamba, attention, network = (Mamba2, Absent), (Attention, Absent), (Absent, Experts)
+    assert parts == [mamba, attention, network, mamba, network]
+    assert model.rope == {}
+    for block in model.blocks:
+        assert len(list(block.norms())) == 1
+
+
+def test_the_networks_of_nemotron_h_may_differ_in_width():
+    """Each tells its own; mlx-lm's module has one for all."""
+    header = random_header("nemotron_h")
+    shapes = {"blk.4.ffn_up.weight": (256, 256), "blk.4.ffn_down.weight": (256, 256)}
+    tensors = tuple(
+        replace(each, shape=shapes.get(each.name, each.shape)) for each in header.tensors
+    )
+    narrow = replace(header, tensors=tensors)
+    widths = [network.down.columns for network in plan(narrow, "onnx-cpu").model.networks()]
+    assert widths == [512, 256]
+    with pytest.raises(Unsupported, match="no blocks of several widths"):
+        plan(narrow, "mlx")
+
+
+@pytest.mark.parametrize("target", ["onnx-cpu", "mlx"])
+def test_experts_of_nemotron_h_that_are_not_carried_are_refused(target: str):
+    header = random_header("nemotron_h_moe")
+    latent = TensorInfo("blk.2.ffn_latent_down.weight", (128, 256), "F32", 1 << 30, 1 << 17)
+    with pytest.raises(Unsupported, match="experts over a latent"):
+        plan(replace(header, tensors=(*header.tensors, latent)), target)
+    each: dict[str, Value] = {"nemotron_h_moe.expert_used_count": np.array([0, 0, 2, 0, 3])}
+    with pytest.raises(Unsupported, match="another number of experts in each block"):
+        plan(changed(header, each), target)
+
+
+def test_tied_heads_of_nemotron_h_are_refused_on_mlx():
+    header = random_header("nemotron_h")
+    rest = tuple(each for each in header.tensors if each.name != "output.weight")
+    with pytest.raises(Unsupported, match="no tied output"):
+        plan(replace(header, tensors=rest), "mlx")
+    assert plan(replace(header, tensors=rest), "onnx-cpu").model.is_tied
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,6 @@ BY_SIGMOID = Family(
 
 
 def family_of(model: ModelShape) -> Family:
-    networks = (block.feed_forward for block in model.blocks)
+    networks = model.networks()
     by_sigmoid = any(isinstance(each, Experts) and each.gating == "sigmoid" for each in networks)
     return BY_SIGMOID if by_sigmoid else GREEDY

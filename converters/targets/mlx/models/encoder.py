@@ -9,7 +9,7 @@ from __future__ import annotations
 from converters.architectures.experts import Experts
 from converters.architectures.mixers import Attention
 from converters.architectures.model import BlockShape, Encoder, ModelShape
-from converters.architectures.parts import FeedForward
+from converters.architectures.parts import Absent, FeedForward
 from converters.errors import Unsupported
 from converters.targets.mlx.models.family import Family, attention_of
 from converters.targets.mlx.models.features import features_of
@@ -71,6 +71,7 @@ def _ends_in_tanh(encoder: Encoder) -> bool:
 
 def _block(model: ModelShape, block: BlockShape) -> Config:
     attention, network = attention_of(block), block.feed_forward
+    assert not isinstance(network, Absent)
     _refuse(model, attention)
     return {
         "heads": attention.heads,

@@ -44,8 +44,7 @@ def first_attention(model: ModelShape) -> Attention | LatentAttention:
 
 def experts_of(model: ModelShape) -> Experts:
     """Of the first block of a mixture."""
-    networks = (block.feed_forward for block in model.blocks)
-    return next(each for each in networks if isinstance(each, Experts))
+    return next(each for each in model.networks() if isinstance(each, Experts))
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +127,7 @@ def decoder_config(model: ModelShape, family: Family) -> Config:
         "model_type": family.model_type,
         "hidden_size": model.embedding_length,
         "num_hidden_layers": len(model.blocks),
-        "intermediate_size": model.blocks[0].feed_forward.down.columns,
+        "intermediate_size": next(model.networks()).down.columns,
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_size,

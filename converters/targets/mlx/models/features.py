@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from converters.architectures.experts import Experts
 from converters.architectures.mixers import Attention, LatentAttention, Mamba2, ShortConvolution
 from converters.architectures.model import BlockShape, ModelShape
-from converters.architectures.parts import FeedForward, Linear
+from converters.architectures.parts import Absent, FeedForward, Linear
 
 
 def features_of(model: ModelShape) -> set[str]:
@@ -28,7 +28,7 @@ def _model_features(model: ModelShape) -> Iterator[str]:
     yield from _when("tied output", model.is_tied)
     yield from _when("several streams", model.altup is not None)
     yield from _when("output bias", model.output is not None and bool(model.output.bias))
-    networks = [block.feed_forward for block in model.blocks]
+    networks = list(model.networks())
     kinds = {isinstance(each, Experts) for each in networks}
     yield from _when("dense blocks among experts", len(kinds) > 1)
     widths = {(isinstance(each, Experts), each.down.columns) for each in networks}
@@ -65,6 +65,8 @@ def _mixer_features(block: BlockShape) -> Iterator[str]:
         case Mamba2():
             yield "mamba 2"
             yield from _when("mamba 2 in groups", block.mixer.groups > 1)
+        case Absent():
+            yield "blocks of one part"
         case _:
             yield "gated delta net"
 
@@ -95,26 +97,35 @@ def _block_features(block: BlockShape) -> Iterator[str]:
     yield from _when("parallel branches", block.is_parallel)
     yield from _when("norms after attention", block.post_attention_norm is not None)
     yield from _when("norms after the feed-forward", block.post_feed_forward_norm is not None)
-    yield from _when("attention without norm before", block.attention_norm is None)
+    has_mixer = not isinstance(block.mixer, Absent)
+    yield from _when("attention without norm before", has_mixer and block.attention_norm is None)
     has_two = block.is_parallel and block.feed_forward_norm is not None
     yield from _when("norms of both branches", has_two)
-    is_plain = block.feed_forward_norm is None and not block.is_parallel
+    has_network = not isinstance(block.feed_forward, Absent)
+    is_plain = has_network and block.feed_forward_norm is None and not block.is_parallel
     yield from _when("feed-forward without norm before", is_plain)
     after = (block.after_attention_norm, block.second_after_norm, block.after_feed_forward_norm)
     yield from _when("norms of sums", any(norm is not None for norm in after))
     yield from _when("layer norm", any(norm.is_centered for norm in block.norms()))
-    if isinstance(block.feed_forward, Experts):
-        yield from _expert_features(block.feed_forward)
-    else:
-        yield from _feed_forward_features(block.feed_forward)
+    match block.feed_forward:
+        case Absent():
+            yield "blocks of one part"
+        case Experts():
+            yield from _expert_features(block.feed_forward)
+        case FeedForward():
+            yield from _feed_forward_features(block.feed_forward)
 
 
 def _expert_features(experts: Experts) -> Iterator[str]:
     yield "experts"
-    yield from _when("experts without gates", experts.activation == "gelu")
+    yield from _when("experts without gates", experts.activation != "swiglu")
+    yield from _when("experts of relu_squared", experts.activation == "relu_squared")
     is_bare = experts.shared is not None and experts.shared_gate is None
     yield from _when("shared expert", experts.shared is not None and not is_bare)
     yield from _when("shared expert without gate", is_bare)
+    if experts.shared is not None:
+        activation = experts.shared.activation
+        yield from _when(f"shared expert of {activation}", activation != "silu")
     yield from _when("unnormalised experts", not experts.is_normalised)
     yield from _when("experts by sigmoid", experts.gating != "softmax")
     yield from _when("scaled experts", experts.scale != 1)

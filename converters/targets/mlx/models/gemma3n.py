@@ -52,7 +52,7 @@ def _config(model: ModelShape) -> Config:
             "sliding_attention" if each.window else "full_attention" for each in attentions
         ],
         "activation_sparsity_pattern": [_share(block.feed_forward) for block in blocks],
-        "intermediate_size": [block.feed_forward.down.columns for block in blocks],
+        "intermediate_size": [network.down.columns for network in model.networks()],
         "hidden_size_per_layer_input": altup.inputs,
         "altup_num_inputs": altup.streams,
         "altup_coef_clip": None,

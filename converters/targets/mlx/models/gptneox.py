@@ -15,7 +15,7 @@ _SHAPE = frozenset({"layer norm", "feed-forward without gate", "gelu_tanh", "fus
 
 def _config(model: ModelShape) -> Config:
     attention, recipe = attention_of(model.blocks[0]), model.rope["global"]
-    widths = {block.feed_forward.down.columns for block in model.blocks}
+    widths = {network.down.columns for network in model.networks()}
     if widths != {4 * model.embedding_length} or attention.heads != attention.kv_heads:
         raise Unsupported("mlx-lm's gpt_neox model has one width and as many heads of q, k and v")
     return {

@@ -41,7 +41,7 @@ def _mixers(model: ModelShape) -> Config:
 def _config(model: ModelShape) -> Config:
     return _mixers(model) | {
         "block_dim": model.embedding_length,
-        "block_ff_dim": model.blocks[0].feed_forward.down.columns,
+        "block_ff_dim": next(model.networks()).down.columns,
         "block_multiple_of": 1,
         "block_ffn_dim_multiplier": 1.0,
         "block_auto_adjust_ff_dim": False,

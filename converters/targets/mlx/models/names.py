@@ -8,7 +8,7 @@ import msgspec
 class Names(msgspec.Struct, frozen=True, kw_only=True):
     """Paths without `.weight`; those of a block are relative to it. Empty: there is no such module.
 
-    `shared_gate_up` and `shared_down` are relative to `shared`: the one is a matrix [gate; up] where the
+    Those of an expert's matrices are relative to it: `shared_gate_up` is a matrix [gate; up] where the
     module has no two.
     """
 
@@ -43,6 +43,8 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     xielu: str = "mlp.act_fn"
     router: str = "mlp.gate"
     experts: str = "mlp.switch_mlp"
+    experts_up: str = "up_proj"
+    experts_down: str = "down_proj"
     shared: str = "mlp.shared_expert"
     shared_gate_up: str = ""
     shared_down: str = "down_proj"
