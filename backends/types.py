@@ -253,11 +253,12 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 class Ranked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="ranked"):
     """A score for each document, higher is better, as the model's head gives it.
 
-    `prompt_tokens` counts ids of all pairs, `dropped_tokens` those of documents that were cut.
+    They `are_probabilities` where the head ends in a softmax, else numbers of any size. `prompt_tokens` counts ids of all pairs, `dropped_tokens` those of documents that were cut.
     """
 
     request_id: RequestId
     scores: tuple[float, ...]
+    are_probabilities: bool = False
     prompt_tokens: int = 0
     dropped_tokens: int = 0
 

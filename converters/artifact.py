@@ -185,6 +185,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `heads`, `kv_heads` and `head_size` are per transformer block where the list has more than one
     entry, else they hold for all; a block of 0 kv heads has no keys and values. `kv_bytes` is
     `kv_bytes_per_token` by device, where one computes in other numbers than the target's own.
+    `rank_template` is the text of a pair, with `{query}` and `{document}`, of a model that ranks in a form
+    of its own; it `has_probabilities` where its scores are some.
     """
 
     format: int
@@ -204,6 +206,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kv_bytes_per_token: int
     causal: bool = True
     pooling: Literal["", "mean", "cls", "last", "rank"] = ""
+    rank_template: str = ""
+    has_probabilities: bool = False
     rope: dict[str, RopeTable] = {}
     special: SpecialTokens = SpecialTokens()
     tokenizer_kind: str = ""

@@ -159,6 +159,8 @@ def _describe(
         kv_bytes_per_token=planned.kv_bytes_per_token,
         causal=model.encoder.is_causal if model.encoder else True,
         pooling=model.encoder.pooling if model.encoder else "",
+        rank_template=text_value(job.header.metadata, "tokenizer.chat_template.rerank"),
+        has_probabilities=model.encoder.has_softmax if model.encoder else False,
         rope=rope,
         special=tokenizer.special,
         tokenizer_kind=tokenizer.kind,

@@ -122,6 +122,22 @@ class Tokenizer:
         except Exception as error:
             raise EngineError("invalid", f"the text cannot be tokenized: {error}") from error
 
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """As `encode`, but special tokens written in it are text like any other."""
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self.encode(text)
+        finally:
+            self._tokenizer.encode_special_tokens = False
+
+    def split_at_special(self, text: str) -> list[str | int]:
+        """Texts and the special ids between them, in order."""
+        if not self._special_texts:
+            return [text]
+        longest_first = sorted(self._special_texts, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+        return [self._special_texts.get(part, part) for part in parts if part]
+
     def encode_prompt(self, text: str, add_special: bool = True) -> tuple[int, ...]:
         """Ids of a prompt; the model's BOS in front if it wants one and the text has none."""
         ids = self.encode(text)

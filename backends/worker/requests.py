@@ -19,7 +19,7 @@ from backends.text.answer_grammar import answer_grammar
 from backends.text.conversation import Conversation
 from backends.text.embedding import embedded, passage_ids
 from backends.text.prompt import ModelText, context_length_of
-from backends.text.ranking import pair_ids, score_of
+from backends.text.ranking import PairForms, score_of
 from backends.text.render_guard import resident_bytes
 from backends.types import (
     Cancel,
@@ -81,6 +81,7 @@ class _PendingVectors(msgspec.Struct, frozen=True):
     request: Embed | Rank
     prompt_tokens: int
     dropped_tokens: int = 0
+    are_probabilities: bool = False
 
     def answer(self, vectors: Sequence[bytes]) -> FromWorker:
         """Raises EngineError for what is no number."""
@@ -91,6 +92,7 @@ class _PendingVectors(msgspec.Struct, frozen=True):
                 return Ranked(
                     request_id=request_id,
                     scores=tuple(map(score_of, vectors)),
+                    are_probabilities=self.are_probabilities,
                     prompt_tokens=self.prompt_tokens,
                     dropped_tokens=self.dropped_tokens,
                 )
@@ -110,7 +112,7 @@ class Requests:
         self._status: EngineStatus | None = None
         self._conversations: dict[RequestId, Conversation] = {}
         self._embeds: dict[RequestId, _PendingVectors] = {}
-        self._ranks = False
+        self._ranking: PairForms | None = None
         self._tokenizer_kind = ""
         self._grammars: Grammars | None = None
         # Requests whose grammar is being compiled; their conversations are open already.
@@ -160,8 +162,8 @@ class Requests:
                 hold_artifact(pathlib.Path(folder))
             self._engine = EngineThread(backend, load, self._post)
             self._model, artifact = ModelText.load(pathlib.Path(load.artifact))
-            self._ranks = artifact.pooling == "rank"
-            self._tokenizer_kind = artifact.tokenizer_kind
+            if artifact.pooling == "rank":
+                self._ranking = PairForms(self._model.tokenizer, artifact)
         except ArtifactError as error:
             self.exit_code = EXIT_LOAD
             raise EngineError("load", str(error)) from error
@@ -217,13 +219,13 @@ class Requests:
         return []
 
     def _rank(self, rank: Rank) -> list[FromWorker]:
-        engine, model, capabilities = self._loaded()
-        if not self._ranks:
+        engine, _, capabilities = self._loaded()
+        if self._ranking is None:
             raise EngineError("unsupported", "this model cannot rank documents")
-        batch, dropped = pair_ids(
-            model.tokenizer, self._tokenizer_kind, rank, capabilities.context_length
+        batch, dropped = self._ranking.pair_ids(rank, capabilities.context_length)
+        pending = _PendingVectors(
+            rank, sum(map(len, batch)), dropped, self._ranking.are_probabilities
         )
-        pending = _PendingVectors(rank, sum(map(len, batch)), dropped)
         self._embeds[rank.request_id] = pending
         engine.put(EmbedBatch(rank.request_id, batch))
         return []
@@ -289,7 +291,7 @@ class Requests:
                 rows=capabilities.rows,
                 resident_bytes=capabilities.device_bytes or resident_bytes(),
                 load_ns=report.load_ns,
-                capabilities=(*found, "rank") if self._ranks else tuple(found),
+                capabilities=(*found, "rank") if self._ranking else tuple(found),
                 device=capabilities.device,
                 numbers=capabilities.numbers,
                 steps=capabilities.steps,

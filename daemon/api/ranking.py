@@ -121,6 +121,8 @@ class Ranking:
 
     def _answer(self, parts: list[Ranked]) -> RankAnswer:
         scores = [score for part in parts for score in part.scores]
+        if not self.data.raw_scores and not any(part.are_probabilities for part in parts):
+            scores = [logistic(score) for score in scores]
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         tokens = sum(part.prompt_tokens for part in parts)
         return RankAnswer(
@@ -137,7 +139,7 @@ class Ranking:
         shown = RankedText(text=self.documents[index]) if self.data.return_documents else None
         return RankedDocument(
             index=index,
-            relevance_score=score if self.data.raw_scores else logistic(score),
+            relevance_score=score,
             document=shown,
         )
 

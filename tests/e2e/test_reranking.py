@@ -15,25 +15,28 @@ from tests.models.random_gguf import make_gguf
 DOCUMENTS = ["the sky is blue", "hello", "a long text about the sea and the sky and more"]
 
 
+TEMPLATE = "<|im_start|>user\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """`rank` is a BERT with a rank head, `judge` says yes or no as Qwen 3's rerankers do."""
     folder = tmp_path_factory.mktemp("rerank")
-    path = make_gguf(
-        folder / "rank.gguf",
-        architecture="bert-rank",
-        types="F32",
-        kv_heads=4,
-        metadata={"tokenizer.ggml.add_eos_token": True},
+    frame = {"tokenizer.ggml.add_eos_token": True}
+    bert = folder / "rank.gguf"
+    make_gguf(bert, architecture="bert-rank", types="F32", kv_heads=4, metadata=frame)
+    qwen = folder / "judge.gguf"
+    form = {"tokenizer.chat_template.rerank": TEMPLATE}
+    make_gguf(
+        qwen, architecture="qwen3-rank", types="F32", tokenizer="gpt2", pre="qwen2", metadata=form
     )
     with DaemonProcess(folder / "home", HEARTH_CREATE_PATH="1") as process:
-        modelfile = folder / "Modelfile"
-        modelfile.write_text(f"FROM {path}\n")
-        made = httpx.post(
-            f"{process.url}/api/create",
-            json={"name": "rank", "path": str(modelfile), "stream": False},
-            timeout=60,
-        )
-        assert made.json()["status"] == "success", made.text
+        for path in (bert, qwen):
+            modelfile = folder / f"{path.stem}.modelfile"
+            modelfile.write_text(f"FROM {path}\n")
+            body = {"name": path.stem, "path": str(modelfile), "stream": False}
+            made = httpx.post(f"{process.url}/api/create", json=body, timeout=60)
+            assert made.json()["status"] == "success", made.text
         yield process
 
 
@@ -54,6 +57,14 @@ def test_documents_come_in_the_order_of_their_scores(daemon: DaemonProcess, path
     for one, score in zip(told["results"], scores, strict=False):
         assert one["relevance_score"] == pytest.approx(1 / (1 + math.exp(-score)))
         assert one["document"]["text"] == DOCUMENTS[one["index"]]
+
+
+def test_probabilities_stay_as_they_are(daemon: DaemonProcess) -> None:
+    squashed, raw = (
+        [one["relevance_score"] for one in asked(daemon, model="judge", **form).json()["results"]]
+        for form in ({}, {"raw_scores": True})
+    )
+    assert squashed == raw and all(0 < score < 1 for score in raw)
 
 
 def test_many_documents_score_as_they_do_alone(daemon: DaemonProcess) -> None:
