@@ -11,7 +11,7 @@ from typing import BinaryIO
 import msgspec
 import onnx
 
-from converters.adapters.lora import Lora, check_fit, read_lora
+from converters.adapters.lora import Lora, check_fit, of_use, read_lora
 from converters.artifact import (
     ADAPTER_FILE,
     ADAPTER_WEIGHTS_FILE,
@@ -67,8 +67,8 @@ def plan_adapter(
     """Pure, from two headers. Raises Unsupported, MalformedFile and its AdapterMismatch."""
     if target not in TARGETS:
         raise Unsupported(f"adapters for the target {target} are not supported yet")
-    lora = read_lora(adapter)
     base_plan = plan(base, target, precise)
+    lora = of_use(read_lora(adapter), base_plan.model)
     check_fit(lora, base_plan.model, base.architecture)
     if isinstance(base_plan.layout, MlxLayout):
         if base_plan.model.encoder:

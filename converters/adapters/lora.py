@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from converters.architectures.experts import Experts
-from converters.architectures.mixers import LatentAttention
+from converters.architectures.mixers import Attention, LatentAttention
 from converters.architectures.model import ModelShape
 from converters.architectures.parts import Linear
 from converters.blocks import BLOCK_TYPES
@@ -95,6 +96,17 @@ def _pair(target: str, a: TensorInfo, b: TensorInfo, alpha: float) -> Pair:
             " are not of one rank"
         )
     return Pair(target=target, a=a, b=b, scale=alpha / rank if alpha else 1.0)
+
+
+def of_use(lora: Lora, model: ModelShape) -> Lora:
+    """Without what is for matrices that no block reads: trainers adapt them with all the others."""
+    mixers = [block.mixer for block in model.blocks]
+    readings = [each.reading for each in mixers if isinstance(each, Attention) and each.reading]
+    unread = {name for reading in readings for name in reading.tensor_names()}
+    pairs = tuple(pair for pair in lora.pairs if pair.target not in unread)
+    if not pairs:
+        raise Unsupported("the adapter is only for matrices that its base does not read")
+    return replace(lora, pairs=pairs)
 
 
 def check_fit(lora: Lora, model: ModelShape, base_architecture: str) -> None:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from converters.adapters.lora import check_fit, read_lora
+from converters.adapters.lora import check_fit, of_use, read_lora
 from converters.architectures.mixers import Attention
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
@@ -130,7 +130,8 @@ def plan_adapter_import(files: ModelFiles, base: GgufFile) -> PeftPlan:
         gguf = plan_file(keys, tensors)
     except ValueError as error:
         raise MalformedFile(str(error)) from error
-    check_fit(read_lora(parse_header(gguf.header, gguf.total_bytes)), model, base.architecture)
+    lora = read_lora(parse_header(gguf.header, gguf.total_bytes))
+    check_fit(of_use(lora, model), model, base.architecture)
     return PeftPlan(gguf=gguf, placed=placed, factors=folded)
 
 
