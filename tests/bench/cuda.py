@@ -28,6 +28,7 @@ from backends.onnx.device_steps import EAGER_STEPS
 from backends.onnx.engine import OnnxEngine
 from backends.types import EngineError, GenerateRequest, Load, Prefilled, Sampled, Sampling
 from converters.artifact import Artifact, read_artifact
+from converters.errors import ConversionError
 from tests.models.random_adapter import make_adapter, random_matrices
 from tests.models.random_architectures import ARCHITECTURES, ENCODERS
 from tests.models.random_gguf import SIZES, make_gguf
@@ -170,12 +171,12 @@ def check(root: pathlib.Path, architecture: str, types: str, device: str) -> str
         types=types,
         kv_heads=kv_heads,
     )
-    folder = converted_file(path, target="onnx-cuda")
     try:
+        folder = converted_file(path, target="onnx-cuda")
         engine = load(folder, device, root / "cache")
         found, steps = answer(engine), engine.capabilities.steps
         engine.close()
-    except EngineError as error:
+    except (ConversionError, EngineError) as error:
         return f"REFUSED: {error}"
     host = load(folder, "cpu", root / "cache")
     expected = answer(host)
