@@ -23,6 +23,7 @@ SIGMOID = 2
 # Kinds in `tokenizer.ggml.token_type`.
 NORMAL, BYTE = 1, 6
 _BYTE_TOKEN = re.compile(r"<0x..>")
+_EXPERT_COUNTS = ("expert_count", "expert_used_count")
 _GEMMA3N_TABLES = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
@@ -137,6 +138,14 @@ def _lfm2(file: GgufFile) -> GgufFile:
     return file if metadata == file.metadata else replace(file, metadata=metadata)
 
 
+def _nemotron_omni(file: GgufFile) -> GgufFile:
+    """Text, images and sounds of Nemotron 3 in one file."""
+    old = file.architecture
+    has_experts = any(file.metadata.get(f"{old}.{key}") for key in _EXPERT_COUNTS)
+    new = "nemotron_h_moe" if has_experts else "nemotron_h"
+    return replace(file, metadata=_as_architecture(file.metadata, old, new))
+
+
 _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "gptoss": _gpt_oss,
     "olmo3": _olmo3,
@@ -145,6 +154,7 @@ _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "glm4moelite": _glm4moelite,
     "lfm2": _lfm2,
     "mistral3": _mistral3,
+    "nemotron_h_omni": _nemotron_omni,
     "qwen25vl": _qwen25vl,
 }
 

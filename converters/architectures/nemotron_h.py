@@ -18,6 +18,9 @@ from converters.architectures.model import BlockShape, Mixer, ModelShape, Networ
 from converters.architectures.parts import Absent
 from converters.errors import MalformedFile, Unsupported
 
+# The way into the latent space by llama.cpp's name, and as files of Ollama's library have it.
+LATENT = ("down", "in")
+
 
 def describe(header: Header) -> ModelShape:
     """Raises MalformedFile where no block attends: then it is no hybrid."""
@@ -46,7 +49,7 @@ def _attention(header: Header, index: int) -> Attention:
 def _network(header: Header, index: int) -> Network:
     if not has_experts(header, index):
         return decoder.plain_feed_forward(header, index, "relu_squared")
-    if header.has_tensor(f"blk.{index}.ffn_latent_down.weight"):
+    if any(header.has_tensor(f"blk.{index}.ffn_latent_{part}.weight") for part in LATENT):
         raise Unsupported(f"{header.architecture}: experts over a latent are not supported yet")
     if header.integers("expert_used_count"):
         raise Unsupported(

@@ -62,6 +62,8 @@ class Adapted:
         ("phi4", r"attn_qkv|ffn_up|ffn_down"),
         ("gemma3", ALL_LINEARS),
         ("command-r", ALL_LINEARS),
+        ("granitehybrid", rf"{ALL_LINEARS}|ssm_(in|out)"),
+        ("nemotron_h", rf"{ALL_LINEARS}|ssm_(in|out)"),
         ("qwen35", rf"{ALL_LINEARS}|attn_gate|ssm_(alpha|beta|out)"),
     ],
 )

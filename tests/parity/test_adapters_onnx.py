@@ -63,6 +63,7 @@ class Adapted:
         ("phi4", r"attn_qkv|ffn_up|ffn_down"),
         ("gemma3", r"attn_(q|k|v|output)|ffn_(gate|up|down)"),
         ("command-r", r"attn_(q|k|v|output)|ffn_(gate|up|down)"),
+        ("granitehybrid", r"attn_(q|k|v|output)|ffn_(gate|up|down)|ssm_(in|out)"),
     ],
 )
 def test_in_floats_the_numbers_are_llama_cpps(

@@ -38,6 +38,11 @@ def test_a_block_of_nemotron_h_is_one_part():
         assert len(list(block.norms())) == 1
 
 
+@pytest.mark.parametrize("target", ["onnx-cpu", "mlx"])
+def test_a_nemotron_h_may_have_no_network_at_all(target: str):
+    assert list(plan(random_header("nemotron_h", blocks=2), target).model.networks()) == []
+
+
 def test_the_networks_of_nemotron_h_may_differ_in_width():
     """Each tells its own; mlx-lm's module has one for all."""
     header = random_header("nemotron_h")
@@ -55,9 +60,11 @@ def test_the_networks_of_nemotron_h_may_differ_in_width():
 @pytest.mark.parametrize("target", ["onnx-cpu", "mlx"])
 def test_experts_of_nemotron_h_that_are_not_carried_are_refused(target: str):
     header = random_header("nemotron_h_moe")
-    latent = TensorInfo("blk.2.ffn_latent_down.weight", (128, 256), "F32", 1 << 30, 1 << 17)
-    with pytest.raises(Unsupported, match="experts over a latent"):
-        plan(replace(header, tensors=(*header.tensors, latent)), target)
+    for part in ("down", "in"):
+        name = f"blk.2.ffn_latent_{part}.weight"
+        latent = TensorInfo(name, (128, 256), "F32", 1 << 30, 1 << 17)
+        with pytest.raises(Unsupported, match="experts over a latent"):
+            plan(replace(header, tensors=(*header.tensors, latent)), target)
     each: dict[str, Value] = {"nemotron_h_moe.expert_used_count": np.array([0, 0, 2, 0, 3])}
     with pytest.raises(Unsupported, match="another number of experts in each block"):
         plan(changed(header, each), target)

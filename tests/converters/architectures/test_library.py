@@ -126,6 +126,19 @@ def test_qwen25vl_with_its_tower():
         assert plan(foreign, target).skipped == (tower.name,)
 
 
+@pytest.mark.parametrize("architecture", ["nemotron_h", "nemotron_h_moe"])
+def test_nemotron_3_with_its_towers(architecture: str):
+    header = random_header(architecture)
+    towers = tuple(
+        TensorInfo(f"{part}.blk.0.attn_q.weight", (4, 4), "F16", 1 << 30, 32) for part in "av"
+    )
+    foreign = published(header, architecture, "nemotron_h_omni", {})
+    foreign = replace(foreign, tensors=(*foreign.tensors, *towers))
+    assert describe(library_form(foreign)) == describe(header)
+    for target in ("onnx-cpu", "mlx"):
+        assert plan(foreign, target).skipped == tuple(each.name for each in towers)
+
+
 def test_glm_4_7_flash():
     header = random_header("deepseek2-sigmoid")
     foreign = published(header, "deepseek2", "glm4moelite", {})

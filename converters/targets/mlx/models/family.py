@@ -127,7 +127,7 @@ def decoder_config(model: ModelShape, family: Family) -> Config:
         "model_type": family.model_type,
         "hidden_size": model.embedding_length,
         "num_hidden_layers": len(model.blocks),
-        "intermediate_size": next(model.networks()).down.columns,
+        "intermediate_size": next((each.down.columns for each in model.networks()), 0),
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.head_size,

@@ -85,7 +85,7 @@ FAMILY = Family(
     config=_config,
     names=_NAMES,
     carries=_CARRIED | _PLAIN,
-    needs=_SHAPE | _PLAIN,
+    needs=_SHAPE,
 )
 MIXTURE = replace(
     FAMILY,
