@@ -21,6 +21,7 @@ _NAMES = (
     "llama", "qwen2-tied", "qwen3", "gemma3", "phi4", "starcoder2", "command-r", "lfm2", "gpt-oss",
     "mixtral", "qwen2moe", "deepseek2", "deepseek2-joint", "qwen35moe", "bert", "nomic-bert",
     "falcon", "phi2", "hunyuan-moe", "bailingmoe2", "lfm2moe", "afmoe", "ernie4_5-moe",
+    "granitehybrid", "granitehybrid-mixture", "nemotron_h", "nemotron_h_moe",
 )  # fmt: skip
 CASES: dict[str, Callable[[], GgufFile]] = {
     **{name: lambda name=name: random_header(name, "F16", blocks=9) for name in _NAMES},
