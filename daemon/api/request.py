@@ -45,7 +45,12 @@ class ApiRequest(Request[Any, Any, State]):
 
 
 def client_of(request: Request[Any, Any, Any]) -> str:
-    """The address that the connection comes from; requests of one client share its turns."""
+    """The key's name, else the address that the connection comes from; one client shares its turns.
+
+    Behind a proxy all have one address, and a phone may have several.
+    """
+    if key := caller_of(request.scope).key:
+        return f"key:{key}"
     return request.client.host if request.client else "local"
 
 

@@ -15,9 +15,11 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar import Request
 
 from daemon.api.application import create_routes
 from daemon.api.callers import GUEST, LOCAL, STRANGER, caller_of, judge, presented_key
+from daemon.api.request import client_of
 from daemon.lan.access import add_key, has_key_form, read_keys
 from daemon.lan.addresses import local_addresses
 from daemon.lan.key_ring import KeyRing
@@ -361,6 +363,20 @@ async def test_a_running_answer_outlives_its_key(keyed: Keyed) -> None:
         lines = [line async for line in answer.aiter_lines()]
     assert '"done":true' in lines[-1]
     assert (await keyed.ask("POST", "/api/generate", keyed.use, body)).status_code == 401
+
+
+async def test_clients_behind_one_address_are_told_apart_by_their_keys(
+    tmp_path: pathlib.Path,
+) -> None:
+    key = add_key(tmp_path, "phone", "use")
+    names: list[str] = []
+    ring = KeyRing(tmp_path)
+    for headers in ([(b"x-api-key", key.encode())], []):
+        scope = scope_of("192.168.1.9", *headers)
+        judge(scope, ring, is_open=True)
+        names.append(client_of(Request[Any, Any, Any](scope)))
+    await ring.close()
+    assert names == ["key:phone", "192.168.1.9"]
 
 
 async def test_who_resets_the_connection_is_not_taken_for_this_machine(
