@@ -1,8 +1,12 @@
-"""`/v1/models`: the shelf as this dialect shows it, contract.md §11.5. Ids may have slashes."""
+"""`/v1/models`: the shelf as this dialect shows it, contract.md §11.5. Ids may have slashes.
+
+Anthropic's clients ask the same paths; the fields that they read stand beside the others.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import datetime
+from typing import Any, Self
 
 import msgspec
 from litestar import Controller, Response, get
@@ -17,17 +21,36 @@ from daemon.models.name import parse_name
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """`created` is when the model was last changed, seconds of Unix time."""
+    """`created` is when the model was last changed, seconds of Unix time; `created_at` says it again."""
 
     id: str
     object: str = "model"
+    type: str = "model"
     created: int
+    created_at: str
+    display_name: str
     owned_by: str
+
+    @classmethod
+    def of(cls, shown: str, changed_seconds: float, owner: str) -> Self:
+        changed = datetime.datetime.fromtimestamp(int(changed_seconds), datetime.UTC)
+        return cls(
+            id=shown,
+            created=int(changed_seconds),
+            created_at=changed.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            display_name=shown,
+            owned_by=owner,
+        )
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them: there are no pages."""
+
     object: str = "list"
     data: tuple[ModelCard, ...]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None
 
 
 class ModelController(Controller):
@@ -39,14 +62,13 @@ class ModelController(Controller):
         await services.foreign.refresh()
         found = await list_models(services.store, services.conversions, services.foreign.models())
         cards = tuple(
-            ModelCard(
-                id=entry.name,
-                created=int(entry.modified_at.timestamp()),
-                owned_by=parse_name(entry.name).namespace,
+            ModelCard.of(
+                entry.name, entry.modified_at.timestamp(), parse_name(entry.name).namespace
             )
             for entry in found
         )
-        return json_response(ModelList(data=cards))
+        first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
+        return json_response(ModelList(data=cards, first_id=first, last_id=last))
 
     @get("/v1/models/{asked:path}")
     async def retrieve(self, asked: FromPath[str], services: Rooms) -> Response[bytes]:
@@ -54,7 +76,4 @@ class ModelController(Controller):
         name = parse_name(asked)
         await services.foreign.look_for(name)
         model = resolve_stored(services, name, name.short)
-        card = ModelCard(
-            id=asked, created=int(model.modified_seconds), owned_by=model.name.namespace
-        )
-        return json_response(card)
+        return json_response(ModelCard.of(asked, model.modified_seconds, model.name.namespace))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pathlib
 import time
 
+import anthropic
 import openai
 import pytest
 
@@ -25,6 +26,16 @@ async def test_the_shelf_in_the_order_of_the_other_dialect(
     assert owners["plain:latest"] == "library"
     assert all(abs(model.created - time.time()) < 100 for model in models)
     assert {model.object for model in models} == {"model"}
+
+
+async def test_the_shelf_through_anthropics_client(rig: Rig, client: openai.AsyncOpenAI) -> None:
+    theirs = {model.id: model.created for model in (await client.models.list()).data}
+    async with anthropic.AsyncAnthropic(base_url=rig.base, api_key="any") as other:
+        ours = [model async for model in other.models.list()]
+        one = await other.models.retrieve("plain")
+    assert {model.id: int(model.created_at.timestamp()) for model in ours} == theirs
+    assert {(model.type, model.display_name == model.id) for model in ours} == {("model", True)}
+    assert (one.id, one.display_name) == ("plain", "plain")
 
 
 @pytest.mark.parametrize("asked", ["plain", "PLAIN:latest", "someone/theirs:7b", LONG])
@@ -50,7 +61,8 @@ async def test_a_model_that_is_not_there(client: openai.AsyncOpenAI, rig: Rig) -
 async def test_an_empty_shelf_is_an_empty_list(tmp_path: pathlib.Path) -> None:
     async with api_rig(tmp_path) as rig:
         answer = await rig.client.get("/v1/models")
-        assert answer.json() == {"object": "list", "data": []}
+        body = answer.json()
+        assert (body["object"], body["data"], body["has_more"]) == ("list", [], False)
         assert answer.headers["content-type"].startswith("application/json")
 
 
