@@ -31,6 +31,8 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     chosen first, and experts from those only.
     `shared` is added, times sigmoid(shared_gate x) where that is there.
     `is_gate_up_fused`: the rows of `up` are [gate; up] and `gate` is None.
+    With `latent_down` and `latent_up` the experts, but not their router, read latent_down x, and their sum
+    goes through latent_up.
     `activation` "gelu", "relu_squared": experts without a gate, down(activation(up x)), and `gate` is None.
     """
 
@@ -53,6 +55,8 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     limit: float = 0.0
     shared: FeedForward | None = None
     shared_gate: Linear | None = None
+    latent_down: Linear | None = None
+    latent_up: Linear | None = None
 
     @property
     def is_softmax_of_chosen(self) -> bool:
@@ -65,8 +69,9 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
         yield self.router
         if self.shared:
             yield from self.shared.linears()
-        if self.shared_gate:
-            yield self.shared_gate
+        for linear in (self.shared_gate, self.latent_down, self.latent_up):
+            if linear is not None:
+                yield linear
 
     def matrices(self) -> Iterator[ExpertMatrix]:
         for matrix in (self.gate, self.up, self.down):

@@ -138,12 +138,24 @@ def _lfm2(file: GgufFile) -> GgufFile:
     return file if metadata == file.metadata else replace(file, metadata=metadata)
 
 
+def _nemotron_moe(file: GgufFile) -> GgufFile:
+    """The ways into the experts' latent and out of it have other names there."""
+    if not any(".ffn_latent_in." in tensor.name for tensor in file.tensors):
+        return file
+
+    def named(name: str) -> str:
+        name = name.replace(".ffn_latent_in.", ".ffn_latent_down.")
+        return name.replace(".ffn_latent_out.", ".ffn_latent_up.")
+
+    return _renamed(file, named)
+
+
 def _nemotron_omni(file: GgufFile) -> GgufFile:
     """Text, images and sounds of Nemotron 3 in one file."""
     old = file.architecture
     has_experts = any(file.metadata.get(f"{old}.{key}") for key in _EXPERT_COUNTS)
     new = "nemotron_h_moe" if has_experts else "nemotron_h"
-    return replace(file, metadata=_as_architecture(file.metadata, old, new))
+    return _nemotron_moe(replace(file, metadata=_as_architecture(file.metadata, old, new)))
 
 
 _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
@@ -154,6 +166,7 @@ _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "glm4moelite": _glm4moelite,
     "lfm2": _lfm2,
     "mistral3": _mistral3,
+    "nemotron_h_moe": _nemotron_moe,
     "nemotron_h_omni": _nemotron_omni,
     "qwen25vl": _qwen25vl,
 }

@@ -86,14 +86,22 @@ def plain_experts(
     activation: Literal["gelu", "relu_squared"],
     **routing: Unpack[Routing],
 ) -> Experts:
-    """Experts without gates, and the shared one beside them, which has none either."""
+    """Experts without gates, and the shared one beside them, which has none either.
+
+    Between `ffn_latent_down` and `ffn_latent_up`, where those are there.
+    """
     stem, width = f"blk.{index}.ffn", header.width
     router = header.linear(f"{stem}_gate_inp", columns=width)
     count, used = router.rows, header.count("expert_used_count")
     if not 0 < used <= count:
         raise MalformedFile(f"{header.architecture}.expert_used_count is {used} of {count}")
     groups, groups_used = _groups(header, count, used)
-    up = _matrix(header, f"{stem}_up_exps", count, columns=width)
+    latent_down = latent_up = None
+    if header.has_tensor(f"{stem}_latent_down.weight"):
+        latent_down = header.linear(f"{stem}_latent_down", columns=width)
+        latent_up = header.linear(f"{stem}_latent_up", columns=latent_down.rows, rows=width)
+    outer = latent_down.rows if latent_down else width
+    up = _matrix(header, f"{stem}_up_exps", count, columns=outer)
     has_shared = header.has_tensor(f"{stem}_up_shexp.weight")
     shared = plain_feed_forward(header, index, activation, suffix="_shexp") if has_shared else None
     return Experts(
@@ -101,12 +109,14 @@ def plain_experts(
         used=used,
         router=router,
         up=up,
-        down=_matrix(header, f"{stem}_down_exps", count, rows=width, columns=up.rows),
+        down=_matrix(header, f"{stem}_down_exps", count, rows=outer, columns=up.rows),
         activation=activation,
         groups=groups,
         groups_used=groups_used,
         selection_bias=header.optional_vector(f"blk.{index}.exp_probs_b.bias", count),
         shared=shared,
+        latent_down=latent_down,
+        latent_up=latent_up,
         **routing,
     )
 

@@ -3,7 +3,7 @@
 Source: llama.cpp, `LLM_ARCH_NEMOTRON_H`, `LLM_ARCH_NEMOTRON_H_MOE` and `llama_model_nemotron_h`: a block with
 neither KV heads nor a feed-forward length is Mamba 2, one without the length attends, and the others are
 feed-forward networks of squared ReLU. Nothing is rotated. Experts are chosen by sigmoid with a bias, and
-a shared one is added; all of them lack a gate.
+a shared one is added; all of them lack a gate. In Nemotron 3 Super they read a narrower latent.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from converters.architectures.mixture import has_experts, plain_experts
 from converters.architectures.model import BlockShape, Mixer, ModelShape, Network
 from converters.architectures.parts import Absent
 from converters.errors import MalformedFile, Unsupported
-
-# The way into the latent space by llama.cpp's name, and as files of Ollama's library have it.
-LATENT = ("down", "in")
 
 
 def describe(header: Header) -> ModelShape:
@@ -49,8 +46,6 @@ def _attention(header: Header, index: int) -> Attention:
 def _network(header: Header, index: int) -> Network:
     if not has_experts(header, index):
         return decoder.plain_feed_forward(header, index, "relu_squared")
-    if any(header.has_tensor(f"blk.{index}.ffn_latent_{part}.weight") for part in LATENT):
-        raise Unsupported(f"{header.architecture}: experts over a latent are not supported yet")
     if header.integers("expert_used_count"):
         raise Unsupported(
             f"{header.architecture}: another number of experts in each block is not supported yet"

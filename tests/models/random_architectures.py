@@ -39,5 +39,11 @@ __all__ = [
 ]
 
 # How many blocks show all that an architecture has, where that is more than two.
-BLOCKS = {"afmoe": 4, "smollm3": 4, "nemotron_h": 5, "nemotron_h_moe": 5}
+BLOCKS = {
+    "afmoe": 4,
+    "smollm3": 4,
+    "nemotron_h": 5,
+    "nemotron_h_moe": 5,
+    "nemotron_h_moe-latent": 5,
+}
 ARCHITECTURES: dict[str, Architecture] = DECODERS | MIXTURES | ENCODERS

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.models.random_mixtures import expert_metadata, experts, router, shared_expert
+from tests.models.random_mixtures import EXPERTS, expert_metadata, experts, router, shared_expert
 from tests.models.random_parts import (
     Architecture,
     Shape,
@@ -90,7 +90,7 @@ def granitehybrid_metadata(
     }
 
 
-NEMOTRON_GROUPS = 2
+NEMOTRON_GROUPS, NEMOTRON_LATENT = 2, 128
 # Which part each block is: M(amba), attention, - a network, E(xperts).
 NEMOTRON_DENSE, NEMOTRON_MIXTURE = "M*-M-", "M*EME"
 
@@ -130,6 +130,32 @@ def nemotron_h_metadata(shape: Shape, pattern: str) -> dict[str, Value]:
     }
 
 
+def nemotron_h_moe_metadata(shape: Shape) -> dict[str, Value]:
+    return {
+        **nemotron_h_metadata(shape, NEMOTRON_MIXTURE),
+        **expert_metadata(shape),
+        "expert_shared_count": 1,
+        "expert_weights_norm": True,
+        "expert_weights_scale": 1.5,
+    }
+
+
+def nemotron_h_latent_weights(shape: Shape) -> Iterator[Weight]:
+    """The experts are narrower at both ends."""
+    latent, inner = NEMOTRON_LATENT, shape.feed_forward // 2
+    for weight in nemotron_h_weights(shape, NEMOTRON_MIXTURE):
+        prefix, _, name = weight.name.rpartition(".ffn_")
+        match name:
+            case "up_exps.weight":
+                yield Weight(weight.name, (EXPERTS, inner, latent), latent**-0.5)
+                yield matrix(f"{prefix}.ffn_latent_down.weight", latent, shape.embedding)
+                yield matrix(f"{prefix}.ffn_latent_up.weight", shape.embedding, latent)
+            case "down_exps.weight":
+                yield Weight(weight.name, (EXPERTS, latent, inner), inner**-0.5)
+            case _:
+                yield weight
+
+
 HYBRIDS: dict[str, Architecture] = {
     "granitehybrid": Architecture(
         "granitehybrid", granitehybrid_weights, granitehybrid_metadata, is_tied=True
@@ -153,13 +179,13 @@ HYBRIDS: dict[str, Architecture] = {
     "nemotron_h_moe": Architecture(
         "nemotron_h_moe",
         lambda shape: nemotron_h_weights(shape, NEMOTRON_MIXTURE),
-        lambda shape: {
-            **nemotron_h_metadata(shape, NEMOTRON_MIXTURE),
-            **expert_metadata(shape),
-            "expert_shared_count": 1,
-            "expert_weights_norm": True,
-            "expert_weights_scale": 1.5,
-        },
+        nemotron_h_moe_metadata,
+    ),
+    # As in Nemotron 3 Super.
+    "nemotron_h_moe-latent": Architecture(
+        "nemotron_h_moe",
+        nemotron_h_latent_weights,
+        lambda shape: nemotron_h_moe_metadata(shape) | {"moe_latent_size": NEMOTRON_LATENT},
     ),
     # As Bamba's files are.
     "granitehybrid-rotated": Architecture(

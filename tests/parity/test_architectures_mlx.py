@@ -43,7 +43,7 @@ METADATA: dict[str, dict[str, Value]] = {"gemma2": {"gemma2.attention.sliding_wi
 REARRANGED = (
     "llama", "gptneox", "phi2-fused", "deepseek2", "deepseek2-joint", "deepseek2-sigmoid", "gpt-oss", "lfm2", "qwen35",
     "qwen35moe", "qwen3next", "qwen3next-early", "gemma3n", "granitehybrid", "granitehybrid-mixture",
-    "nemotron_h", "nemotron_h_moe",
+    "nemotron_h", "nemotron_h_moe", "nemotron_h_moe-latent",
 )  # fmt: skip
 # Q6_K is re-encoded; so is a part of the mix, which may move by 0.1.
 QUANTISED = {"Q4_0": 0.05, "Q6_K": 0.2}

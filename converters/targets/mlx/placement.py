@@ -177,6 +177,12 @@ def _place_experts(placer: Placer, stem: str, experts: Experts, family: Family) 
     for role, matrix, part in _expert_parts(experts):
         path = f"{stem}.{names.experts}.{modules[role]}"
         _place_expert_matrix(placer, path, experts, matrix, part)
+    for path, linear in (
+        (names.latent_down, experts.latent_down),
+        (names.latent_up, experts.latent_up),
+    ):
+        if linear is not None:
+            placer.matrix(f"{stem}.{path}", "", linear)
     if experts.shared is None:
         return
     _place_shared(placer, f"{stem}.{names.shared}", experts.shared, names)

@@ -104,6 +104,8 @@ def _mixture(parts: Parts, x: str, index: int, shape: Experts) -> str:
     routed = _routed(parts, x, index, shape)
     if shape.scale != 1.0:
         routed = graph.node("Mul", [routed, graph.number(shape.scale)], "experts_scaled")
+    if shape.latent_up:
+        routed = parts.linear(routed, shape.latent_up)
     if shape.shared is None:
         return routed
     shared = _dense(parts, x, shape.shared, "shared")
@@ -118,7 +120,8 @@ def _routed(parts: Parts, x: str, index: int, shape: Experts) -> str:
     graph = parts.graph
     flat = graph.integers(-1, shape.count)
     scores = graph.node("Reshape", [parts.linear(x, shape.router), flat], "router_scores")
-    ids = graph.node("Reshape", [x, graph.integers(-1, parts.model.embedding_length)], "experts_in")
+    read = parts.linear(x, shape.latent_down) if shape.latent_down else x
+    ids = graph.node("Reshape", [read, graph.integers(-1, shape.up.columns)], "experts_in")
     first, second = (parts.layout.stacks[name] for name in stack_names(index))
     weights = [
         {role: graph.weight(piece) for role, piece in stack.pieces.items()}
@@ -129,8 +132,8 @@ def _routed(parts: Parts, x: str, index: int, shape: Experts) -> str:
     else:
         chosen, shares = _routing(parts, scores, shape)
         found = _coded_experts(parts, [ids, chosen, shares], weights, shape, first.form)
-    shape_of_x = graph.node("Shape", [x], "experts_shape")
-    return graph.node("Reshape", [found, shape_of_x], "experts", allowzero=1)
+    whole = graph.node("Shape", [read], "experts_shape")
+    return graph.node("Reshape", [found, whole], "experts", allowzero=1)
 
 
 def _routing(parts: Parts, scores: str, shape: Experts) -> tuple[str, str]:

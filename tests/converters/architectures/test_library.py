@@ -126,6 +126,17 @@ def test_qwen25vl_with_its_tower():
         assert plan(foreign, target).skipped == (tower.name,)
 
 
+def test_nemotron_3_super():
+    header = random_header("nemotron_h_moe-latent")
+    names = {"ffn_latent_down": "ffn_latent_in", "ffn_latent_up": "ffn_latent_out"}
+    head = TensorInfo("mtp.layers.0.eh_proj.weight", (4, 4), "F16", 1 << 30, 32)
+    foreign = published(header, "nemotron_h_moe", "nemotron_h_moe", names)
+    del foreign.metadata["nemotron_h_moe.moe_latent_size"]
+    foreign = replace(foreign, tensors=(*foreign.tensors, head))
+    assert describe(library_form(foreign)) == describe(header)
+    assert plan(foreign, "onnx-cpu").skipped == (head.name,)
+
+
 @pytest.mark.parametrize("architecture", ["nemotron_h", "nemotron_h_moe"])
 def test_nemotron_3_with_its_towers(architecture: str):
     header = random_header(architecture)

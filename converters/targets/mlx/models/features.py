@@ -120,6 +120,7 @@ def _expert_features(experts: Experts) -> Iterator[str]:
     yield "experts"
     yield from _when("experts without gates", experts.activation != "swiglu")
     yield from _when("experts of relu_squared", experts.activation == "relu_squared")
+    yield from _when("experts over a latent", experts.latent_down is not None)
     is_bare = experts.shared is not None and experts.shared_gate is None
     yield from _when("shared expert", experts.shared is not None and not is_bare)
     yield from _when("shared expert without gate", is_bare)

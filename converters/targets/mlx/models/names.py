@@ -45,6 +45,8 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
     experts: str = "mlp.switch_mlp"
     experts_up: str = "up_proj"
     experts_down: str = "down_proj"
+    latent_down: str = ""
+    latent_up: str = ""
     shared: str = "mlp.shared_expert"
     shared_gate_up: str = ""
     shared_down: str = "down_proj"

@@ -29,6 +29,8 @@ _NAMES = Names(
     experts="mixer.switch_mlp",
     experts_up="fc1",
     experts_down="fc2",
+    latent_down="mixer.fc1_latent_proj",
+    latent_up="mixer.fc2_latent_proj",
     shared="mixer.shared_experts",
     attention_norm="norm",
     feed_forward_norm="norm",
@@ -69,6 +71,7 @@ def _mixture(model: ModelShape) -> Config:
         "n_routed_experts": experts.count,
         "num_experts_per_tok": experts.used,
         "moe_intermediate_size": experts.down.columns,
+        "moe_latent_size": experts.up.columns if experts.latent_down else None,
         "n_shared_experts": 1 if experts.shared else None,
         "moe_shared_expert_intermediate_size": experts.shared.down.columns
         if experts.shared
@@ -98,6 +101,7 @@ MIXTURE = replace(
         "experts",
         "experts without gates",
         "experts of relu_squared",
+        "experts over a latent",
         "shared expert without gate",
         "shared expert of relu_squared",
         "dense blocks among experts",
