@@ -16,6 +16,7 @@ from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
 from daemon.api.key_routes import KeyController
+from daemon.api.metrics import CountedRequests, MetricsController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
 from daemon.api.openai import CONTROLLERS as OPENAI_CONTROLLERS
 from daemon.api.request import ApiRequest
@@ -24,6 +25,7 @@ from daemon.api.system import SystemController, daemon_version
 
 CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     SystemController,
+    MetricsController,
     HearthController,
     KeyController,
     *OLLAMA_CONTROLLERS,
@@ -50,7 +52,8 @@ def _wrong_method(_: _AnyRequest, __: Exception) -> Response[str]:
 
 def create_api(services: Services) -> ASGIApp:
     """The application that the HTTP server runs. Starts nothing by itself."""
-    return Guard(create_routes(services), services.config, services.keys)
+    guard = Guard(create_routes(services), services.config, services.keys)
+    return CountedRequests(guard, services.metrics)
 
 
 def create_routes(services: Services) -> Litestar:

@@ -56,10 +56,14 @@ class Exchange:
 
     async def events(self, chat: Chat) -> AsyncGenerator[Delta | Progress, None]:
         """The answer as it comes; the last delta has a `finish`. Raises DaemonError."""
-        lease, chat = await self._seated(chat)
-        async with lease, lease.chat(chat) as events:
-            async for event in events:
-                yield event
+        with self.services.metrics.answer(self.model.stored.name.short) as counted:
+            lease, chat = await self._seated(chat)
+            async with lease, lease.chat(chat) as events:
+                async for event in events:
+                    counted.last = event
+                    if not counted.has_begun:
+                        counted.begin(event)
+                    yield event
 
     async def _seated(self, chat: Chat) -> tuple[Lease, Chat]:
         options = await self._grown(chat)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
-from backends.types import Rank, Ranked
+from backends.types import Rank, Ranked, Usage
 from daemon.api.exchange import KeepAlive
 from daemon.api.lookup import KnownModel
 from daemon.api.services import Services
@@ -117,7 +117,12 @@ class Ranking:
                     truncate=self.data.truncate,
                 )
                 parts.append(await lease.rank(question))
+                self._count(parts[-1])
         yield self._answer(parts)
+
+    def _count(self, part: Ranked) -> None:
+        usage = Usage(prompt_tokens=part.prompt_tokens, dropped_tokens=part.dropped_tokens)
+        self.services.metrics.count_ids(self.model.stored.name.short, usage)
 
     def _answer(self, parts: list[Ranked]) -> RankAnswer:
         scores = [score for part in parts for score in part.scores]

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from backends.select import Machine, probe_machine
 from daemon.config import Config
 from daemon.lan.key_ring import KeyRing
+from daemon.metrics.counted import Metrics
 from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
 from daemon.models.foreign.shelf import ForeignShelf
@@ -38,6 +39,7 @@ class Services:
     collector: ArtifactCollector
     keys: KeyRing
     readiness: Readiness = field(default_factory=Readiness)
+    metrics: Metrics = field(default_factory=Metrics)
     machine: Callable[[], Awaitable[Machine]] = probe_machine
 
 

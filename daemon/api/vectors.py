@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from msgspec import UNSET
 
-from backends.types import Embed, Embedded
+from backends.types import Embed, Embedded, Usage
 from daemon.api.exchange import KeepAlive
 from daemon.api.lookup import KnownModel
 from daemon.api.services import Services
@@ -60,7 +60,7 @@ class Vectors:
         if self.texts and self.limit is not None and self.limit < 1:
             raise Invalid(_AFTER_TRUNCATION)
         for begin in range(0, len(self.texts), TEXTS_PER_QUESTION):
-            yield await lease.embed(
+            part = await lease.embed(
                 Embed(
                     request_id=uuid.uuid4().hex,
                     texts=self.texts[begin : begin + TEXTS_PER_QUESTION],
@@ -69,3 +69,6 @@ class Vectors:
                     context_length=self.limit or 0,
                 )
             )
+            name = self.model.stored.name.short
+            self.services.metrics.count_ids(name, Usage(prompt_tokens=part.prompt_tokens))
+            yield part

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -113,7 +114,10 @@ class _Job:
 
 
 class Conversions:
-    """`blob_path` gives the file of a hex digest; `is_busy` tells whether requests are running."""
+    """`blob_path` gives the file of a hex digest; `is_busy` tells whether requests are running.
+
+    `outcomes` counts what is over since the start: done, failed, stopped.
+    """
 
     def __init__(
         self,
@@ -130,6 +134,7 @@ class Conversions:
         self._command = tuple(converter_command)
         self._jobs: dict[pathlib.Path, _Job] = {}
         self._one_converter = asyncio.Lock()
+        self.outcomes = Counter[str]()
         self._inspections = Inspections(
             home=home.absolute(), blob_path=blob_path, is_busy=is_busy, command=self._command
         )
@@ -267,11 +272,17 @@ class Conversions:
         return job
 
     async def _convert(self, job: _Job, command: list[str]) -> None:
+        outcome = "failed"
         try:
             async with self._one_converter:
                 await self._run_in_staging(job, command)
             job.wanted.require()
+            outcome = "done"
+        except asyncio.CancelledError:
+            outcome = "stopped"
+            raise
         finally:
+            self.outcomes[outcome] += 1
             self._forget(job)
 
     async def _run_in_staging(self, job: _Job, command: list[str]) -> None:

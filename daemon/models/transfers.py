@@ -61,6 +61,11 @@ class Transfers:
             async for line in lines:
                 yield line
 
+    @property
+    def pulled_bytes(self) -> int:
+        """Of blobs, since the daemon started; resumed pulls count what they still fetched."""
+        return self._service.pulled_bytes if self._service else 0
+
     async def close(self) -> None:
         """Stops every pull and push; what arrived stays for the next one."""
         if self._service is not None:

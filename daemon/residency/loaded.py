@@ -19,7 +19,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A row of /api/ps: one worker, under the name it was loaded by. Sizes in bytes.
 
     `model` is what `acquire` was given; `expires_at` lies 292 years ahead for "forever"; `reason` says
-    why it runs where it does.
+    why it runs where it does; `rows` (0 while it loads) is how many answers it can give at once.
     """
 
     model: ResolvedModel
@@ -29,6 +29,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     device: str
     users: int
+    rows: int = 0
+    used_rows: int = 0
     reason: str = ""
 
     @property
@@ -47,6 +49,8 @@ def describe_loaded(resident: Resident) -> LoadedModel:
         context_length=resident.context_length,
         device=device,
         users=resident.users,
+        rows=resident.loaded.rows if resident.loaded else 0,
+        used_rows=resident.used_rows,
         reason=_reason(resident),
     )
 

@@ -36,6 +36,7 @@ from daemon.residency.placement import Placement, Placer
 from daemon.residency.plan import Budget, WaitingView, WorkerKey, plan_residency
 from daemon.residency.queue import QueuedRequest, Waiter, WaitQueue
 from daemon.residency.settings import ResidencySettings, as_seconds
+from daemon.residency.tally import LoadTally
 from daemon.residency.worker_process import WORKER_COMMAND, WorkerLimits, WorkerProcess
 
 AUTOMATIC_MAX_LOADED = 3
@@ -64,6 +65,7 @@ class Residency:
         self._running: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self.tally = LoadTally()
 
     def __repr__(self) -> str:
         residents = ", ".join(repr(resident) for resident in self._residents.values()) or "empty"
@@ -241,11 +243,9 @@ class Residency:
     async def _load(self, resident: Resident, order: LoadOrder) -> None:
         try:
             worker, loaded = await self._load_prepared(resident, order)
-        except DeviceFailed as error:
-            self._on_device_failed(resident, error)
-            return
         except DaemonError as error:
-            _log.error("%s", error.message)
+            if not isinstance(error, DeviceFailed):
+                _log.error("%s", error.message)
             self._on_load_failed(resident, error)
             return
         except BaseException:
@@ -255,6 +255,7 @@ class Residency:
         resident.worker, resident.loaded, resident.state = worker, loaded, "ready"
         resident.last_used = time.monotonic()
         log_loaded(order, loaded)
+        self.tally.loaded(order.name, loaded.load_ns)
         self._spawn_task(self._follow(resident))
         self._replan()
         self._start_unused_timers(resident)
@@ -276,18 +277,13 @@ class Residency:
             raise
 
     def _on_load_failed(self, resident: Resident, error: DaemonError) -> None:
+        """Who waits gets the model on another device where this one is at fault; slower, and said."""
+        self.tally.failed(resident.shown_name)
         self._remove(resident)
+        give_up = self._move_elsewhere if isinstance(error, DeviceFailed) else self._fail
         for waiter in self._queue.in_turn(self._running):
             if waiter.view is not None and waiter.view.key == resident.key:
-                self._fail(waiter, error)
-        self._replan()
-
-    def _on_device_failed(self, resident: Resident, error: DeviceFailed) -> None:
-        """Who waits for it gets the model on another device, where there is one; slower, and said."""
-        self._remove(resident)
-        for waiter in self._queue.in_turn(self._running):
-            if waiter.view is not None and waiter.view.key == resident.key:
-                self._move_elsewhere(waiter, error)
+                give_up(waiter, error)
         self._replan()
 
     def _move_elsewhere(self, waiter: Waiter, error: DaemonError) -> None:
@@ -305,6 +301,8 @@ class Residency:
         """Until its process is gone, for whatever reason; then its place and memory are free."""
         assert resident.worker is not None
         await resident.worker.wait_ended()
+        if resident.worker.has_died:
+            self.tally.died(resident.shown_name)
         await self._placer.discard(resident.placement)
         self._remove(resident)
         self._replan()

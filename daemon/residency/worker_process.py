@@ -90,6 +90,7 @@ class WorkerProcess:
         self._is_open = True
         self._is_loaded = False
         self._killed_because = ""
+        self._has_died = False
         self._steps = -1
         self._progress_at = time.monotonic()
         self._has_requests = asyncio.Event()
@@ -111,6 +112,11 @@ class WorkerProcess:
     def active(self) -> int:
         """Requests that the worker still owes an answer to."""
         return len(self._streams)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended unasked, or was killed because it was wedged."""
+        return self._has_died
 
     @property
     def is_alive(self) -> bool:
@@ -256,6 +262,7 @@ class WorkerProcess:
         self._is_open = False
         detail = self._killed_because or problem or await self._exit_text()
         if self._stopping is None or self._killed_because:
+            self._has_died = True
             _log.error("%s: ended: %s", self.name, detail)
             self._fail_all(WorkerDied(f"{DIED}: {detail}"))
         else:

@@ -32,3 +32,8 @@ class RegistryService:
         target_for = functools.partial(required_target, choose_target)
         self.puller = Puller(store, conversions, target_for, access)
         self.pusher = Pusher(store, access)
+        self._throttle = access.throttle
+
+    @property
+    def pulled_bytes(self) -> int:
+        return self._throttle.spent_bytes

@@ -40,7 +40,10 @@ def parse_quiet_hours(text: str) -> QuietHours:
 
 
 class Throttle:
-    """Shared by every download of the daemon; used on the event loop only."""
+    """Shared by every download of the daemon; used on the event loop only.
+
+    `spent_bytes` is all that came in.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Throttle:
         self._quiet = quiet
         self._now = now
         self._free_at = 0.0
+        self.spent_bytes = 0
 
     def quiet_seconds(self) -> float:
         """How long fetching must still wait for the end of the quiet hours."""
@@ -65,6 +69,7 @@ class Throttle:
 
     async def spend(self, count: int) -> None:
         """Waits until more than the `count` bytes that came in may come in."""
+        self.spent_bytes += count
         if self._quiet:
             await self.wait_for_quiet_end()
         if self._rate <= 0:

@@ -55,6 +55,8 @@ class InspectedModels:
         self._artifacts = artifacts
         self._inspections: dict[str, Inspection] = {}
 
+        self.outcomes: dict[str, int] = {}
+
     def add(self, inspection: Inspection, script: Script) -> None:
         self._inspections[inspection.digest] = inspection
         folder = self.artifact_folder(inspection.digest, "scripted")

@@ -221,6 +221,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("HEAD", "/api/tags"): USE,
     ("GET", "/api/ps"): USE,
     ("GET", "/api/queue"): USE,
+    ("GET", "/metrics"): USE,
     ("GET", "/api/status"): USE,
     ("GET", "/api/experimental/model-recommendations"): USE,
     ("POST", "/api/me"): USE,

@@ -55,6 +55,7 @@ async def test_converts_once(shelf: Shelf) -> None:
     assert await convert(shelf, digest) == []
     assert len(shelf.runs()) == 1
     assert shelf.conversions.jobs() == []
+    assert shelf.conversions.outcomes == {"done": 1}
 
 
 async def test_callers_share_one_job(shelf: Shelf) -> None:
@@ -93,6 +94,7 @@ async def test_the_last_to_leave_stops_it(
     assert is_gone(pid)
     assert shelf.staging() == []
     assert shelf.conversions.jobs() == []
+    assert shelf.conversions.outcomes == {"stopped": 1}
 
 
 async def test_leaving_between_two_steps_stops_it(shelf: Shelf) -> None:
@@ -157,6 +159,7 @@ async def test_failures_reach_every_waiter(
         assert (result.status, text in result.message) == (status, True), result.message
     assert shelf.conversions.artifact(digest, TARGET) is None
     assert shelf.staging() == []
+    assert shelf.conversions.outcomes == {"failed": 1}
 
 
 async def test_a_killed_converter_is_an_error_and_the_next_one_works(shelf: Shelf) -> None:

@@ -121,6 +121,7 @@ async def test_a_failed_load_says_which_model_and_how_much(make: Make, word: str
     assert repr(residency) == "<Residency empty; 0 waiting>"
     async with await residency.acquire(model("b")) as lease:
         assert await text_of(lease, "count 1") == "0 "
+    assert residency.tally.loads == {("a:latest", "failed"): 1, ("b:latest", "loaded"): 1}
 
 
 async def test_what_the_placer_refuses_leaves_nothing_waiting(make: Make):

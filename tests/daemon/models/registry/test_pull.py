@@ -57,6 +57,7 @@ async def test_every_status_in_order(registry: Registry, shelf: PullingShelf) ->
     assert found[4:6] == ["verifying sha256 digest", "writing manifest"]
     assert found[-1] == "success"
     assert any(text.startswith("converting to onnx-cpu") for text in found[6:-1])
+    assert shelf.puller.access.throttle.spent_bytes == len(MODEL) + len(SYSTEM) + len(config)
     done = {line["digest"]: line for line in lines if "digest" in line}
     assert len(done) == 3
     assert all(line["completed"] == line["total"] for line in done.values())
