@@ -9,6 +9,7 @@ the backends read this module.
 from __future__ import annotations
 
 import hashlib
+import math
 import pathlib
 from typing import Literal, TypeVar
 
@@ -184,7 +185,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `heads`, `kv_heads` and `head_size` are per transformer block where the list has more than one
     entry, else they hold for all; a block of 0 kv heads has no keys and values. `kv_bytes` is
-    `kv_bytes_per_token` by device, where one computes in other numbers than the target's own.
+    `kv_bytes_per_token` by device, where one computes in other numbers than the target's own; `row_bytes`
+    are a row's states, which have one size however long it is.
     `rank_template` is the text of a pair, with `{query}` and `{document}`, of a model that ranks in a form
     of its own; it `has_probabilities` where its scores are some.
     """
@@ -216,6 +218,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file_bytes: int = 0
     resident_bytes: dict[str, int] = {}
     kv_bytes: dict[str, int] = {}
+    row_bytes: int = 0
     tensors: tuple[TensorRecord, ...] = ()
     skipped_tensors: tuple[str, ...] = ()
     precise: bool = False
@@ -225,6 +228,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def kv_bytes_on(self, device: str) -> int:
         """Of one id's keys and values; artifacts of before `kv_bytes` say one figure for all."""
         return self.kv_bytes.get(device, self.kv_bytes_per_token)
+
+    @property
+    def states_bytes(self) -> int:
+        """`row_bytes`, also of artifacts of before it: of the states one run reads and one writes."""
+        states = self.onnx.states if self.onnx else ()
+        return self.row_bytes or 2 * sum(4 * math.prod(state.shape) for state in states)
 
     def exactness_counts(self) -> dict[str, int]:
         """How many tensors are of each class, for `show`."""

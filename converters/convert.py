@@ -168,6 +168,7 @@ def _describe(
         chat_template=text_value(job.header.metadata, "tokenizer.chat_template"),
         resident_bytes=_resident_bytes(planned),
         kv_bytes=_kv_bytes(planned),
+        row_bytes=planned.row_bytes,
         tensors=tuple(records),
         skipped_tensors=planned.skipped,
         precise=planned.is_precise,

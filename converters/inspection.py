@@ -29,12 +29,13 @@ class TensorSummary(msgspec.Struct, frozen=True, array_like=True):
 class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one model takes once loaded, beside the bytes of its artifact.
 
-    `resident_bytes` is what the runtime keeps of the weights; `original_context_length` > 0 only
+    `resident_bytes` is what the runtime keeps of the weights, `row_bytes` a row's states; `original_context_length` > 0 only
     for longrope.
     """
 
     resident_bytes: int = 0
     kv_bytes_per_token: int = 0
+    row_bytes: int = 0
     context_length: int = 0
     original_context_length: int = 0
 

@@ -7,11 +7,13 @@ nothing that is not in the plan.
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
 
 from converters.architectures.library import library_form
+from converters.architectures.mixers import Recurrent, states_of
 from converters.architectures.model import ModelShape
 from converters.architectures.registry import describe
 from converters.artifact import variant_folder
@@ -60,6 +62,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...]
     artifact_bytes: int
     resident_bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """A row's states: for ONNX those that a run reads and those that it writes."""
+        mixers = [block.mixer for block in self.model.blocks]
+        shapes = [s for m in mixers if isinstance(m, Recurrent) for s in states_of(m).values()]
+        return 4 * sum(map(math.prod, shapes)) * (1 if isinstance(self.layout, MlxLayout) else 2)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -178,6 +187,7 @@ def _memory_estimate(planned: Plan) -> MemoryEstimate:
     return MemoryEstimate(
         resident_bytes=planned.resident_bytes,
         kv_bytes_per_token=planned.kv_bytes_per_token,
+        row_bytes=planned.row_bytes,
         context_length=planned.context_length,
         original_context_length=max(originals, default=0),
     )

@@ -157,14 +157,16 @@ def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> tuple[KeyValu
     position_bytes = max(1, sum(plane.heads * plane.size for plane in planes) * dtype.itemsize)
     budget_bytes = load.kv_bytes or available_memory_bytes() // 2
     wanted = min(load.context_length, artifact.context_length or load.context_length)
-    capacity = min(wanted, budget_bytes // position_bytes)
+    states_bytes = artifact.states_bytes
+    capacity = min(wanted, max(0, budget_bytes - states_bytes) // position_bytes)
     if capacity < min(wanted, MIN_CONTEXT):
         raise EngineError(
             "memory",
             f"a KV cache of {budget_bytes} bytes holds {capacity} tokens of this model, which is "
             "too few to answer in",
         )
-    active = plan_rows(load.rows, capacity * position_bytes, budget_bytes)
+    active = plan_rows(load.rows, capacity * position_bytes + 2 * states_bytes, budget_bytes)
+    budget_bytes = max(capacity * position_bytes, budget_bytes - active * states_bytes)
     count = active + idle_rows(active) + 1
     rows = KeyValueRows(
         planes,

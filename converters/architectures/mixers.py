@@ -262,3 +262,17 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True):
 
     def vectors(self) -> Iterator[str]:
         yield from (self.kernel, self.kernel_bias, self.decay, self.time_bias, self.skip, self.norm)
+
+
+Shape = tuple[int, ...]
+Recurrent = ShortConvolution | GatedDeltaNet | Mamba2
+
+
+def states_of(mixer: Recurrent) -> dict[str, Shape]:
+    """What a row carries from run to run instead of keys and values, in fp32; by name."""
+    states: dict[str, Shape] = {"conv": (mixer.length - 1, mixer.channels)}
+    if isinstance(mixer, GatedDeltaNet):
+        states["delta"] = (mixer.value_heads, mixer.size, mixer.size)
+    if isinstance(mixer, Mamba2):
+        states["mamba"] = (mixer.heads, mixer.state, mixer.size)
+    return states

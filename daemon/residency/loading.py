@@ -34,7 +34,7 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kv_bytes(self) -> int:
         """All rows at full length where the memory is there for it, but never less than one."""
-        row_bytes = self.placement.kv_bytes_per_token * self.row_length
+        row_bytes = self.placement.full_row_bytes(self.row_length)
         spare = self.free_bytes - self.placement.weight_bytes
         return max(row_bytes, min(self.rows * row_bytes, spare))
 

@@ -104,6 +104,7 @@ class MemoryArtifacts:
             device=choice.device,
             weight_bytes=artifact_bytes + estimate.resident_bytes,
             kv_bytes_per_token=estimate.kv_bytes_per_token,
+            row_bytes=estimate.row_bytes,
             max_context_length=estimate.context_length,
             original_context_length=estimate.original_context_length,
             reason=choice.reason,

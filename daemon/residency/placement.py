@@ -36,7 +36,8 @@ class InMemory(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """`artifact` is a folder. `max_context_length` 0: the model states none.
 
-    `weight_bytes` is the estimate of the memory that everything but the KV cache takes.
+    `weight_bytes` is the estimate of the memory that everything but rows takes; a row takes
+    `row_bytes` and `kv_bytes_per_token` for each id.
     `reason` is the sentence that says why it runs there; `target` what was converted to.
     `device_bytes`: all memory of a device that has its own, which then holds the model; else 0.
     `original_context_length` > 0 only for longrope, where longer rows need another worker.
@@ -51,6 +52,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     draft: str = ""
     weight_bytes: int = 0
     kv_bytes_per_token: int = 0
+    row_bytes: int = 0
     max_context_length: int = 0
     original_context_length: int = 0
     precise: bool = False
@@ -75,7 +77,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     def needed_bytes(self, row_length: int) -> int:
         """To load it with one full row; more rows take what is left."""
-        return self.weight_bytes + self.kv_bytes_per_token * row_length
+        return self.weight_bytes + self.full_row_bytes(row_length)
+
+    def full_row_bytes(self, row_length: int) -> int:
+        return self.row_bytes + self.kv_bytes_per_token * row_length
 
 
 class Placer(Protocol):
@@ -109,6 +114,7 @@ def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Pl
         device=choice.device,
         weight_bytes=artifact.resident_bytes.get(choice.device, artifact.file_bytes),
         kv_bytes_per_token=artifact.kv_bytes_on(choice.device),
+        row_bytes=artifact.states_bytes,
         max_context_length=artifact.context_length,
         original_context_length=max(originals, default=0) if has_long else 0,
         precise=artifact.precise,

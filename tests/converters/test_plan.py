@@ -77,6 +77,7 @@ def test_assess_gives_an_estimate_or_a_reason():
         memory = found.memory[runtime]
         assert memory.resident_bytes == planned.resident_bytes > 0
         assert memory.kv_bytes_per_token == planned.kv_bytes_per_token > 0
+        assert memory.row_bytes == planned.row_bytes == 0
         assert memory.context_length == planned.context_length > 0
         assert memory.original_context_length == 0
     found = assess(header("mamba"))

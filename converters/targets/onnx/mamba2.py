@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from converters.architectures.mixers import Mamba2
+from converters.architectures.mixers import Mamba2, states_of
 from converters.targets.onnx.graph import MICROSOFT
 from converters.targets.onnx.parts import Parts
-from converters.targets.onnx.recurrent import convolved, state, states_of, wide
+from converters.targets.onnx.recurrent import convolved, state, wide
 
 
 def mamba2(parts: Parts, x: str, index: int, mixer: Mamba2) -> str:

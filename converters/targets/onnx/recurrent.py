@@ -8,15 +8,18 @@ over a row, and the CPU has these kernels in fp32 only.
 
 from __future__ import annotations
 
-from converters.architectures.mixers import GatedDeltaNet, Mamba2, ShortConvolution
+from converters.architectures.mixers import (
+    GatedDeltaNet,
+    Recurrent,
+    Shape,
+    ShortConvolution,
+    states_of,
+)
 from converters.architectures.model import ModelShape
 from converters.architectures.parts import Linear
 from converters.artifact import RowState
 from converters.targets.onnx.graph import MICROSOFT
 from converters.targets.onnx.parts import Parts
-
-Shape = tuple[int, ...]
-Recurrent = ShortConvolution | GatedDeltaNet | Mamba2
 
 
 def row_states(model: ModelShape) -> tuple[RowState, ...]:
@@ -27,15 +30,6 @@ def row_states(model: ModelShape) -> tuple[RowState, ...]:
         if isinstance(block.mixer, Recurrent)
         for name, shape in states_of(block.mixer).items()
     )
-
-
-def states_of(mixer: Recurrent) -> dict[str, Shape]:
-    states: dict[str, Shape] = {"conv": (mixer.length - 1, mixer.channels)}
-    if isinstance(mixer, GatedDeltaNet):
-        states["delta"] = (mixer.value_heads, mixer.size, mixer.size)
-    if isinstance(mixer, Mamba2):
-        states["mamba"] = (mixer.heads, mixer.state, mixer.size)
-    return states
 
 
 def state(parts: Parts, index: int, name: str, shape: Shape) -> tuple[str, str]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 import pytest
+from msgspec.structs import replace
 
+from backends.select import Choice
+from backends.types import EngineError
+from converters.artifact import read_artifact
+from daemon.residency.placement import placement_of
 from tests.backends.onnx.converted import converted
 from tests.backends.onnx.engine_rig import EXACT, GREEDY, Watch, answer, ask, ids_of, load, run
 
@@ -74,3 +80,23 @@ def test_rows_that_move_take_their_states_along(artifact: pathlib.Path):
     events = run(engine)
     for name, one in wanted.items():
         assert ids_of(events[name]) == answer(load(artifact), one)[0]
+
+
+def test_states_are_counted_where_memory_is_planned(artifact: pathlib.Path):
+    """The plan's figure, the artifact's, and that of one made before it was written, are those of the rows."""
+    found = read_artifact(artifact)
+    assert found.onnx is not None
+    engine = load(artifact)
+    views = list(engine._rows.states.views(0, 1))
+    held = 2 * sum(4 * math.prod(view.shape) for view in views)
+    assert found.row_bytes == found.states_bytes == held > 0
+    assert replace(found, row_bytes=0).states_bytes == held
+    placed = placement_of(
+        found, artifact, Choice(backend="onnx", target="", device="cpu", reason="")
+    )
+    ids = found.kv_bytes_per_token * 100
+    assert placed.needed_bytes(100) - placed.weight_bytes == held + ids
+    # With memory for one row and its states there is one row, not as many as its ids alone would allow.
+    assert load(artifact, rows=4, context_length=100, kv_bytes=held + ids).capabilities.rows == 1
+    with pytest.raises(EngineError, match="too few to answer in"):
+        load(artifact, rows=4, context_length=100, kv_bytes=held)
