@@ -51,7 +51,7 @@ def service_properties(config: Config, identity: LanIdentity, facts: Facts) -> d
     properties = {
         "txtvers": "1",
         "v": release,
-        "api": "ollama",
+        "api": "ollama,openai,anthropic",
         "path": "/",
         "auth": "none" if config.open_lan else "bearer",
         "tls": "0",

@@ -113,7 +113,7 @@ class TestTwoHosts:
             "1",
             "ort-cpu",
             "3",
-            "ollama",
+            "ollama,openai,anthropic",
         )
         started = time.monotonic()
         one.process.terminate()
