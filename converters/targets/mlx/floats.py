@@ -11,6 +11,9 @@ import numpy.typing as npt
 from converters.errors import MalformedFile, Unsupported
 from converters.targets.mlx.forms import Number
 
+# fp32's bits of fp16's least normal number, and how far the others that round to normal ones reach.
+_LEAST_NORMAL = np.uint32(0x38800000)
+_NORMAL_SPAN = np.uint32(0x477FF000) - _LEAST_NORMAL
 Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.float32 | np.float16 | np.uint16]
 
@@ -47,7 +50,7 @@ def stored(numbers: Floats, number: Number) -> Stored:
         return numbers
     with np.errstate(over="ignore", invalid="ignore"):
         if number == "F16":
-            return numbers.astype(np.float16)
+            return _halves(numbers)
         bits = np.ascontiguousarray(numbers).view(np.uint32)
         half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return ((bits + half) >> np.uint32(16)).astype(np.uint16)
@@ -81,8 +84,38 @@ def widened(numbers: Stored) -> Floats:
     """What is stored, as fp32; 16-bit integers are the bits of a bfloat16."""
     if numbers.dtype == np.uint16:
         return (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    with np.errstate(invalid="ignore"):
-        return numbers.astype(np.float32)
+    return _of_halves(numbers) if numbers.dtype == np.float16 else numbers.astype(np.float32)
+
+
+def _halves(numbers: Floats) -> npt.NDArray[np.float16]:
+    """Rounded to nearest, ties to even: by integers where all are normal, which is four times as fast."""
+    bits = np.ascontiguousarray(numbers).view(np.uint32)
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    if not (magnitude - _LEAST_NORMAL < _NORMAL_SPAN).all():
+        return numbers.astype(np.float16)
+    magnitude += (magnitude >> np.uint32(13)) & np.uint32(1)
+    magnitude += np.uint32(0xFFF)
+    magnitude -= _LEAST_NORMAL - np.uint32(1 << 23)
+    magnitude >>= np.uint32(13)
+    magnitude |= (bits >> np.uint32(16)) & np.uint32(0x8000)
+    return magnitude.astype(np.uint16).view(np.float16)
+
+
+def _of_halves(numbers: Stored) -> Floats:
+    """As fp32, exactly: by integers where all are normal."""
+    bits = np.ascontiguousarray(numbers).view(np.uint16)
+    exponent = bits & np.uint16(0x7C00)
+    exponent -= np.uint16(0x0400)
+    if not (exponent < np.uint16(0x7800)).all():
+        with np.errstate(invalid="ignore"):
+            return numbers.astype(np.float32)
+    wide = bits.astype(np.uint32)
+    sign = wide & np.uint32(0x8000)
+    wide -= sign
+    wide <<= np.uint32(13)
+    wide += _LEAST_NORMAL - np.uint32(1 << 23)
+    wide |= sign << np.uint32(16)
+    return wide.view(np.float32)
 
 
 def check_range(exact: Floats, kept: Floats, name: str, number: Number) -> None:
