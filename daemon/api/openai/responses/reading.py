@@ -23,6 +23,9 @@ _INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
 _NOTHING_IS_STORED = (
     "is not supported: responses are not stored here; send the whole conversation as \"input\""
 )  # fmt: skip
+# Tools that OpenAI's service runs by itself. Agents offer them to every model, so these are left out
+# rather than refused; a choice that requires one is refused.
+_SERVICES_OWN = ("web_search", "image_generation")
 _TEXTS = ("input_text", "output_text", "summary_text", "reasoning_text", "text")
 
 
@@ -49,6 +52,8 @@ def ignored_names(data: ResponsesRequest) -> list[str]:
         "store": data.store,
     }
     names = [name for name, value in fields.items() if value]
+    kinds = [str(tool.get("type")) for tool in data.tools]
+    names += [f"tools[{kind}]" for kind in kinds if kind.startswith(_SERVICES_OWN)]
     return names + [f"include[{name}]" for name in data.include if name not in _INCLUDED]
 
 
@@ -86,6 +91,8 @@ def flat_tools(tools: Iterable[dict[str, Any]], prefix: str = "") -> list[dict[s
                 found.append({"type": "function", "function": function})
             case "namespace" if not prefix and isinstance(tool.get("tools"), list):
                 found += flat_tools(tool["tools"], f"{tool.get('name')}.")
+            case str(kind) if kind.startswith(_SERVICES_OWN):
+                pass  # named in the header
             case _:
                 raise Invalid(f'tools of type "{tool.get("type")}" are not supported')
     return found

@@ -330,6 +330,21 @@ async def test_what_means_nothing_here_is_named(rig: Rig) -> None:
     )
 
 
+async def test_the_services_own_tools_are_left_out_and_named(rig: Rig) -> None:
+    """Agents offer them to every model: Codex does not work with a server that refuses them."""
+    offered = [
+        TIME,
+        {"type": "web_search", "external_web_access": False},
+        {"type": "image_generation"},
+    ]
+    for tools in (offered, offered[1:]):
+        answer = await rig.post("/v1/responses", model="able", input="hi", tools=tools)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["hearth-warnings"] == (
+            "ignored options: tools[web_search], tools[image_generation]"
+        )
+
+
 STORED = "is not supported: responses are not stored here; send the whole conversation as"
 
 
@@ -354,7 +369,13 @@ STORED = "is not supported: responses are not stored here; send the whole conver
             'not supported by this version yet: "images"',
         ),
         ({"input": [{"type": "function_call", "arguments": "no"}]}, 400, "invalid tool call arguments"),
-        ({"tools": [{"type": "web_search"}]}, 400, 'tools of type "web_search" are not supported'),
+        ({"tools": [{"type": "mcp"}]}, 400, 'tools of type "mcp" are not supported'),
+        (
+            {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+            400,
+            'tool_choice must be "none", "auto", "required", a function or allowed_tools; '
+            'not supported: {"type":"web_search"}',
+        ),
         ({"tools": [TIME]}, 400, "registry.ollama.ai/library/plain:latest does not support tools"),
         ({"reasoning": {"effort": "low"}}, 400, '"plain" does not support thinking'),
         ({"text": {"format": {"type": "xml"}}}, 400, 'text.format of type "xml" is not supported'),
