@@ -274,6 +274,8 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True, tag="rendered"):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="status"):
+    """`moved` counts what brought any request further: prefilled chunks, ids, slices of embeddings."""
+
     request_id: RequestId
     active: int = 0
     waiting: int = 0
@@ -282,6 +284,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     steps: int = 0
     loaded: bool = False
     cached_bytes: int = 0
+    moved: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="failed"):

@@ -41,6 +41,7 @@ from daemon.residency.memory_artifacts import MemoryArtifacts
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
 from daemon.residency.settings import ResidencySettings
+from daemon.watchdog import feed_watchdog, watchdog_seconds
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,20 @@ async def open_door(
         await _announce(services, choice, port, stack)
     log.info("listening on %s", shown_address(host, port))
     notify("READY=1")
+    _start_watchdog(services, stack)
     return server
+
+
+def _start_watchdog(services: Services, stack: contextlib.AsyncExitStack) -> None:
+    """Fed until everything else is closed, and not while a worker is beyond recovery."""
+
+    def obstacle() -> str:
+        lost = services.residency.starter.lost
+        return f"killed workers live on: {lost}" if lost else ""
+
+    if limit := watchdog_seconds(os.environ):
+        feeding = asyncio.create_task(feed_watchdog(limit, obstacle))
+        stack.callback(feeding.cancel)
 
 
 async def _close_door(server: HttpServer, services: Services) -> None:

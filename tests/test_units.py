@@ -92,7 +92,7 @@ def test_the_unit_leaves_what_the_daemon_needs():
     unit = read_unit(UNIT)
     assert "AF_NETLINK" in unit["RestrictAddressFamilies"][0].split()
     assert unit["ProcSubset"] == ["all"]
-    assert "WatchdogSec" not in unit  # nothing feeds it yet
+    assert unit["WatchdogSec"] == ["60"] and unit["NotifyAccess"] == ["main"]
     assert not {"MemoryDenyWriteExecute", "PrivateUsers", "PrivateNetwork", "MemoryMax"} & set(unit)
 
 

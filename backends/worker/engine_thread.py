@@ -70,8 +70,11 @@ class EngineLoaded(msgspec.Struct, frozen=True):
 
 
 class Stepped(msgspec.Struct, frozen=True):
+    """`moved` counts all events so far, and slices of embeddings."""
+
     events: list[TokenEvent]
     status: EngineStatus
+    moved: int
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -112,6 +115,7 @@ class EngineThread:
         self._post = post
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._embeds = EmbedQueue()
+        self._moved = 0
         # A daemon thread: a runtime stuck in native code must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -137,7 +141,8 @@ class EngineThread:
                 if self._embeds.has_work():
                     self._embed_slice(engine)
                 events = engine.step()
-                self._post(Stepped(events, engine.status()))
+                self._moved += len(events)
+                self._post(Stepped(events, engine.status(), self._moved))
         except BaseException as error:  # noqa: BLE001  whatever it was, its requests must hear of it
             _log.exception("the engine failed (%s)", code)
             self._post(EngineDied(as_engine_error(error, code)))
@@ -193,6 +198,7 @@ class EngineThread:
             vectors = []
             for (request_id, _), ids in zip(part.owners, part.batch, strict=True):
                 vectors.append(self._embed_one(engine, request_id, ids))
+        self._moved += 1
         seconds = time.monotonic() - begin
         for request_id, finished in self._embeds.done(part, vectors, seconds):
             self._post(Vectors(request_id, finished))

@@ -110,6 +110,7 @@ class Requests:
         self._model: ModelText | None = None
         self._capabilities: EngineCapabilities | None = None
         self._status: EngineStatus | None = None
+        self._moved = 0
         self._conversations: dict[RequestId, Conversation] = {}
         self._embeds: dict[RequestId, _PendingVectors] = {}
         self._ranking: PairForms | None = None
@@ -254,6 +255,7 @@ class Requests:
             steps=status.steps if status else 0,
             resident_bytes=resident_bytes(),
             loaded=self._capabilities is not None,
+            moved=self._moved,
         )
 
     # ---- from the engine ----
@@ -262,8 +264,8 @@ class Requests:
         match report:
             case EngineLoaded():
                 return self._take_loaded(report)
-            case Stepped(events=events, status=status):
-                self._status = status
+            case Stepped(events=events, status=status, moved=moved):
+                self._status, self._moved = status, moved
                 return self._take_events(events)
             case GrammarReady():
                 return self._take_grammar(report)

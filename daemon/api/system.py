@@ -44,6 +44,13 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
+class ReadyAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`reason` says what is in the way."""
+
+    status: str
+    reason: str = ""
+
+
 class QueueAnswer(msgspec.Struct, frozen=True):
     waiting: tuple[QueuedRequest, ...]
 
@@ -90,6 +97,13 @@ class SystemController(Controller):
 
     @get("/readyz")
     async def is_ready(self, services: Rooms) -> Response[bytes]:
-        """200 when models can be asked, 503 while starting or stopping."""
-        ready = services.readiness.is_ready
-        return json_response(Health("ready" if ready else "not ready"), 200 if ready else 503)
+        """200 when models can be asked; 503 while starting or stopping, or when no worker starts."""
+        if not services.readiness.is_ready:
+            return json_response(
+                ReadyAnswer("not ready", "the daemon is starting or stopping"), 503
+            )
+        starter = services.residency.starter
+        starter.prove()
+        if starter.problem:
+            return json_response(ReadyAnswer("not ready", starter.problem), 503)
+        return json_response(ReadyAnswer("ready"))

@@ -15,6 +15,8 @@ from daemon.residency.loaded import LoadedModel
 from daemon.residency.queue import QueuedRequest
 from daemon.residency.tally import LoadTally
 
+_Values = Counter[tuple[str, ...]]
+
 
 class ResidencyView(Protocol):
     """What is in memory, as `Residency` shows it."""
@@ -47,22 +49,21 @@ def _of_loaded(loaded: list[LoadedModel], names: BoundedNames) -> Iterator[Metri
     yield _gauge(
         "hearth_loaded_models", "Workers that hold a model or are loading it.", len(loaded)
     )
-    sizes, used, free = (
-        Counter[tuple[str, ...]](),
-        Counter[tuple[str, ...]](),
-        Counter[tuple[str, ...]](),
-    )
+    sizes, used, free, stalled = _Values(), _Values(), _Values(), _Values()
     for model in loaded:
         label = names.label(model.name)
         sizes[label, model.device] += model.size
         used[label,] += model.used_rows
         free[label,] += model.rows - model.used_rows
+        stalled[label,] += model.serving == "stalled"
     text = "Bytes of a loaded model, as its worker measured them."
     yield _gauges("hearth_model_resident_bytes", text, ("model", "device"), sizes)
     yield _gauges("hearth_model_rows_used", "Rows that answers run in.", ("model",), used)
     yield _gauges(
         "hearth_model_rows_free", "Rows that a request could have at once.", ("model",), free
     )
+    text = "Workers that owe answers and have long shown no sign of working on them."
+    yield _gauges("hearth_model_stalled", text, ("model",), stalled)
 
 
 def _of_tally(tally: LoadTally, names: BoundedNames) -> Iterator[Metric]:
@@ -96,7 +97,7 @@ def _labelled(
     counts: Mapping[tuple[str, ...], float], names: BoundedNames
 ) -> Mapping[tuple[str, ...], float]:
     """The first part of each key is the model's name."""
-    found = Counter[tuple[str, ...]]()
+    found = _Values()
     for (name, *rest), count in counts.items():
         found[names.label(name), *rest] += count  # pyright: ignore[reportArgumentType]  a float adds too
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from typing import Literal
 
 import msgspec
 
@@ -15,11 +16,15 @@ from daemon.residency.settings import FOREVER
 FOREVER_SHOWN_SECONDS = (2**63 - 1) / 1e9
 
 
+Serving = Literal["idle", "busy", "stalled"]
+
+
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A row of /api/ps: one worker, under the name it was loaded by. Sizes in bytes.
 
     `model` is what `acquire` was given; `expires_at` lies 292 years ahead for "forever"; `reason` says
     why it runs where it does; `rows` (0 while it loads) is how many answers it can give at once.
+    `serving` is "stalled" while it owes answers and has long shown no sign of working on them.
     """
 
     model: ResolvedModel
@@ -31,6 +36,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     rows: int = 0
     used_rows: int = 0
+    serving: Serving = "idle"
     reason: str = ""
 
     @property
@@ -51,8 +57,18 @@ def describe_loaded(resident: Resident) -> LoadedModel:
         users=resident.users,
         rows=resident.loaded.rows if resident.loaded else 0,
         used_rows=resident.used_rows,
+        serving=_serving(resident),
         reason=_reason(resident),
     )
+
+
+def _serving(resident: Resident) -> Serving:
+    """A model that is being loaded is at work; for that there is a limit of its own."""
+    if resident.worker is None:
+        return "busy"
+    if resident.worker.is_stalled:
+        return "stalled"
+    return "busy" if resident.worker.active else "idle"
 
 
 def _reason(resident: Resident) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import msgspec
 
@@ -11,7 +10,8 @@ from backends.types import Load, Loaded
 from daemon.errors import DaemonError, DeviceFailed, LoadFailed, WorkerDied
 from daemon.residency.placement import Placement
 from daemon.residency.settings import ResidencySettings
-from daemon.residency.worker_process import WorkerLimits, WorkerProcess
+from daemon.residency.starting import WorkerStarter
+from daemon.residency.worker_process import WorkerProcess
 
 _LOAD_ID = "load"
 _log = logging.getLogger("hearth.residency")
@@ -57,13 +57,11 @@ def order_load(
     )
 
 
-async def load_worker(
-    order: LoadOrder, command: Sequence[str], limits: WorkerLimits
-) -> tuple[WorkerProcess, Loaded]:
+async def load_worker(order: LoadOrder, starter: WorkerStarter) -> tuple[WorkerProcess, Loaded]:
     """A worker that has the model in memory. Raises LoadFailed, and leaves no process then."""
     worker: WorkerProcess | None = None
     try:
-        worker = await WorkerProcess.spawn(order.name, command=command, limits=limits)
+        worker = await starter.spawn(order.name)
         loaded = await worker.load(_load(order), stall_seconds=order.stall_seconds or 0)
     except BaseException as error:
         if worker is not None:

@@ -20,6 +20,7 @@ from backends.types import Loaded
 from daemon.errors import Busy, DaemonError, DeviceFailed, Internal
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.lease import Lease, NameHold, Resident, Wish
+from daemon.residency.liveness import WorkerLimits
 from daemon.residency.loaded import LoadedModel, describe_loaded
 from daemon.residency.loading import (
     LoadOrder,
@@ -36,8 +37,10 @@ from daemon.residency.placement import Placement, Placer
 from daemon.residency.plan import Budget, WaitingView, WorkerKey, plan_residency
 from daemon.residency.queue import QueuedRequest, Waiter, WaitQueue
 from daemon.residency.settings import ResidencySettings, as_seconds
+from daemon.residency.spawning import WORKER_COMMAND
+from daemon.residency.starting import WorkerStarter
 from daemon.residency.tally import LoadTally
-from daemon.residency.worker_process import WORKER_COMMAND, WorkerLimits, WorkerProcess
+from daemon.residency.worker_process import WorkerProcess
 
 AUTOMATIC_MAX_LOADED = 3
 _log = logging.getLogger("hearth.residency")
@@ -57,8 +60,7 @@ class Residency:
     ) -> None:
         self._settings = settings
         self._placer = placer
-        self._command = command
-        self._worker_limits = worker_limits
+        self.starter = WorkerStarter(command, worker_limits)
         self._measure_free = measure_free
         self._residents: dict[WorkerKey, Resident] = {}
         self._queue = WaitQueue(settings.max_queue)
@@ -271,7 +273,7 @@ class Residency:
         resident.placement = placement
         order = msgspec.structs.replace(order, placement=placement)
         try:
-            return await load_worker(order, self._command, self._worker_limits)
+            return await load_worker(order, self.starter)
         except BaseException:
             await asyncio.shield(self._placer.discard(placement))
             raise
@@ -301,6 +303,7 @@ class Residency:
         """Until its process is gone, for whatever reason; then its place and memory are free."""
         assert resident.worker is not None
         await resident.worker.wait_ended()
+        self.starter.forget(resident.worker)
         if resident.worker.has_died:
             self.tally.died(resident.shown_name)
         await self._placer.discard(resident.placement)
@@ -386,6 +389,7 @@ class Residency:
         for task in list(self._tasks):
             if task.get_name() in ("load", "place_again"):
                 task.cancel()
+        await self.starter.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 

@@ -11,11 +11,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-import msgspec
 
 from backends import frames
 from backends.types import (
@@ -33,12 +30,8 @@ from backends.types import (
     Status,
 )
 from daemon.errors import Busy, DaemonError, Internal, Invalid, LoadFailed, WorkerDied
-from daemon.residency.answer import (
-    UNREAD_BYTES,
-    UNREAD_SECONDS,
-    AnswerStream,
-    SingleAnswer,
-)
+from daemon.residency.answer import AnswerStream, SingleAnswer
+from daemon.residency.liveness import Liveness, WorkerLimits
 from daemon.residency.spawning import WORKER_COMMAND, start_process
 
 # Clients match the first six words.
@@ -52,22 +45,6 @@ _EXIT_STATUS_SECONDS = 1.0
 Question = Load | Chat | Embed | Rank | CountTokens | Render | Probe
 SingleT = TypeVar("SingleT", bound=SingleAnswer)
 _log = logging.getLogger("hearth.worker")
-
-
-class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient the daemon is with one process.
-
-    While requests run it is asked how it is every `probe_seconds`; no token, no progress and no
-    engine step for `stuck_seconds` means that it is wedged and is killed.
-    """
-
-    hello_seconds: float = 60.0
-    probe_seconds: float = 5.0
-    stuck_seconds: float = 300.0
-    close_seconds: float = 5.0
-    terminate_seconds: float = 2.0
-    unread_bytes: int = UNREAD_BYTES
-    unread_seconds: float = UNREAD_SECONDS
 
 
 class WorkerProcess:
@@ -91,8 +68,8 @@ class WorkerProcess:
         self._is_loaded = False
         self._killed_because = ""
         self._has_died = False
-        self._steps = -1
-        self._progress_at = time.monotonic()
+        self._is_given_up = False
+        self._liveness = Liveness(limits)
         self._has_requests = asyncio.Event()
         self._ended = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -119,12 +96,23 @@ class WorkerProcess:
         return self._has_died
 
     @property
+    def is_stalled(self) -> bool:
+        """Whether it owes answers and has long shown no sign of working on them."""
+        is_watched = self._is_loaded and bool(self._streams)
+        return bool(self._killed_because) or (is_watched and self._liveness.is_stalled)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it lives on though it was killed: a driver, or a disk, holds it."""
+        return self._is_given_up and self._process.returncode is None
+
+    @property
     def is_alive(self) -> bool:
         """Whether a new request can be started."""
         return self._is_open
 
     async def wait_ended(self) -> None:
-        """Returns when the process is gone and reaped, for whatever reason."""
+        """Returns when the process is gone and reaped, or given up: then `is_lost`."""
         await self._ended.wait()
 
     # ---- birth ----
@@ -173,7 +161,7 @@ class WorkerProcess:
                 answer = await self._next_within(stream, stall_seconds)
                 if isinstance(answer, Loaded):
                     self._is_loaded = True
-                    self._progress_at = time.monotonic()
+                    self._liveness.note_answer()
                     return answer
 
     async def _next_within(self, stream: AnswerStream, seconds: float) -> object:
@@ -215,7 +203,7 @@ class WorkerProcess:
             unread_seconds=self._limits.unread_seconds,
         )
         if not self._streams:
-            self._progress_at = time.monotonic()
+            self._liveness.note_answer()
         self._streams[request_id] = stream
         self._has_requests.set()
         self._writer.write(data)
@@ -251,17 +239,17 @@ class WorkerProcess:
         if isinstance(message, frames.Hello):
             raise frames.FrameError("a second greeting")
         if isinstance(message, Status) and message.request_id == _WATCH_ID:
-            self._note_steps(message)
+            self._liveness.note_status(message)
             return
-        self._progress_at = time.monotonic()
+        self._liveness.note_answer()
         # An unknown id is the rest of a request that was taken back.
         if (stream := self._streams.get(message.request_id)) is not None:
             stream.push(message)
 
     async def _on_closed(self, problem: str) -> None:
         self._is_open = False
-        detail = self._killed_because or problem or await self._exit_text()
-        if self._stopping is None or self._killed_because:
+        detail = problem or await self._exit_text()
+        if self._stopping is None:
             self._has_died = True
             _log.error("%s: ended: %s", self.name, detail)
             self._fail_all(WorkerDied(f"{DIED}: {detail}"))
@@ -300,28 +288,37 @@ class WorkerProcess:
         """Ends a wedged process, and requests whose reader has gone to sleep."""
         while self._is_open:
             await self._has_requests.wait()
-            await asyncio.sleep(min(self._limits.probe_seconds, self._limits.unread_seconds / 2))
+            await self._pause()
             for stream in list(self._streams.values()):
                 stream.check_overdue()
             if self._is_open and self._is_loaded and self._streams:
                 self._check_stuck()
 
+    async def _pause(self) -> None:
+        """Until the next probe; time in which this loop did not listen is not held against anybody."""
+        pause = min(self._limits.probe_seconds, self._limits.unread_seconds / 2)
+        clock = asyncio.get_running_loop().time
+        due = clock() + pause
+        await asyncio.sleep(pause)
+        if (late := clock() - due) > pause:
+            self._liveness.forgive(late)
+
     def _check_stuck(self) -> None:
-        silent_seconds = time.monotonic() - self._progress_at
-        if silent_seconds > self._limits.stuck_seconds:
-            self._kill(f"it made no progress for {silent_seconds:.0f} seconds")
+        if reason := self._liveness.check():
+            self._kill(reason)
         else:
             self._writer.write(frames.encode(Probe(request_id=_WATCH_ID)))
 
-    def _note_steps(self, status: Status) -> None:
-        if status.steps != self._steps:
-            self._steps = status.steps
-            self._progress_at = time.monotonic()
-
     def _kill(self, reason: str) -> None:
+        """Its requests end now, whether or not it lets itself be killed."""
         self._killed_because = reason
         self._is_open = False
+        self._has_died = True
+        _log.error("%s: killed: %s", self.name, reason)
         self._signal(signal.SIGKILL)
+        self._fail_all(WorkerDied(f"{DIED}: {reason}"))
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._end())
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
@@ -331,7 +328,7 @@ class WorkerProcess:
     # ---- death ----
 
     async def stop(self) -> None:
-        """Ends the process: end of file, then SIGTERM, then SIGKILL; returns when it is reaped."""
+        """Ends the process: end of file, then SIGTERM, then SIGKILL; returns as `wait_ended`."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._end())
         # A caller that is cancelled must not leave a process behind.
@@ -346,9 +343,14 @@ class WorkerProcess:
             if not await self._has_exited_within(self._limits.terminate_seconds):
                 _log.warning("%s: does not end, killed", self.name)
                 self._signal(signal.SIGKILL)
-        await self._process.wait()
+                await self._await_reaping()
         await self._end_tasks()
         self._ended.set()
+
+    async def _await_reaping(self) -> None:
+        if not await self._has_exited_within(self._limits.lost_seconds):
+            self._is_given_up = True
+            _log.error("%s: process %d was killed and does not end", self.name, self.pid)
 
     async def _end_tasks(self) -> None:
         # Not `_receive`: it may be who waits for us, and returns by itself once we are done.
@@ -356,7 +358,8 @@ class WorkerProcess:
             self._watching.cancel()
         _, pending = await asyncio.wait((self._logging,), timeout=_EXIT_STATUS_SECONDS)
         for task in pending:
-            task.cancel()
+            if not self._is_given_up:  # what lives on may still say why
+                task.cancel()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 

@@ -227,3 +227,19 @@ def test_the_service_manager_is_told(tmp_path: pathlib.Path) -> None:
             assert httpx.get(f"{running.base}/readyz").status_code == 200
             running.end()
             assert listener.recv(100) == b"STOPPING=1"
+
+
+def test_the_watchdog_is_fed_from_the_start_to_the_end(tmp_path: pathlib.Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(10)
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        with daemon(tmp_path / "home", **variables) as running:
+            assert listener.recv(100) == b"READY=1"
+            assert [listener.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+            running.process.send_signal(signal.SIGTERM)
+            states = iter(lambda: listener.recv(100), b"STOPPING=1")
+            assert set(states) <= {b"WATCHDOG=1"}
+            assert running.end() < 5
+        assert running.process.returncode == 0
+        assert "Traceback" not in running.output

@@ -22,7 +22,7 @@ from daemon.errors import Forbidden, Invalid, NotFound
 from daemon.models.create_request import CreateRequest
 from daemon.models.describe import Details, ModelEntry, ShowAnswer, details_of, list_models, show
 from daemon.models.name import InvalidName, ModelName, is_cloud_reference, parse_name
-from daemon.residency.loaded import LoadedModel
+from daemon.residency.loaded import LoadedModel, Serving
 
 # This client shows `general.basename` where the others show the name.
 _READS_THE_BASE_NAME = "GitHubCopilotChat/"
@@ -36,6 +36,7 @@ class RunningModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model in memory. `size` and `size_vram` are bytes; equal means all on the device.
 
     `runs_on` is Hearth's own: the sentence that says which backend it is and why.
+    So is `serving`: "idle", "busy", or "stalled" when nothing has moved for long.
     """
 
     name: str
@@ -47,6 +48,7 @@ class RunningModel(msgspec.Struct, frozen=True, kw_only=True):
     size_vram: int
     context_length: int
     runs_on: str
+    serving: Serving
 
 
 class RunningAnswer(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ def _running(loaded: LoadedModel, services: Services) -> RunningModel:
         size_vram=loaded.size_vram,
         context_length=loaded.context_length,
         runs_on=loaded.reason,
+        serving=loaded.serving,
     )
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from backends.text.ranking import PairForms
 from backends.text.tokenizer import Tokenizer
-from backends.types import EngineError, Failed, Loaded, Rank, Ranked
+from backends.types import EngineError, Failed, Loaded, Probe, Rank, Ranked, Status
 from converters.artifact import read_artifact
 from tests.backends.worker.worker_client import SCRIPTED, WorkerClient
 from tests.converters.llama_cpp import ReferenceTokenizer
@@ -49,6 +49,13 @@ def ranked(worker: WorkerClient, rank: Rank) -> Ranked:
     answer = worker.read()
     assert isinstance(answer, Ranked), answer
     return answer
+
+
+def test_each_slice_of_a_long_request_is_a_sign_of_life(worker: WorkerClient) -> None:
+    ranked(worker, Rank(request_id="r", query="why is the sky", documents=DOCUMENTS * 500))
+    worker.send(Probe(request_id="p"))
+    status = worker.read()
+    assert isinstance(status, Status) and status.moved > 1
 
 
 def test_scores_are_those_of_the_graph_for_pairs_in_the_models_form(

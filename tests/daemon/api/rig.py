@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -31,9 +31,11 @@ from daemon.models.name import parse_name
 from daemon.models.resolved import ResolvedModel
 from daemon.models.store import Store
 from daemon.models.transfers import Transfers
+from daemon.residency.liveness import WorkerLimits
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
 from daemon.residency.settings import ResidencySettings
+from daemon.residency.spawning import WORKER_COMMAND
 from tests.daemon.api.serving import loopback_config, served
 
 SCRIPT = Script(
@@ -148,7 +150,13 @@ async def _scripted(_: ResolvedModel) -> Choice:
 
 
 @asynccontextmanager
-async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Rig]:
+async def api_rig(
+    home: pathlib.Path,
+    *,
+    worker_command: Sequence[str] = WORKER_COMMAND,
+    worker_limits: WorkerLimits = WorkerLimits(),
+    **config_changes: Any,
+) -> AsyncIterator[Rig]:
     """Everything but the choice of a backend and the converter is what `hearth serve` runs."""
     config = loopback_config(home, **config_changes)
     models = InspectedModels(config.artifacts)
@@ -156,6 +164,8 @@ async def api_rig(home: pathlib.Path, **config_changes: Any) -> AsyncIterator[Ri
     residency = Residency(
         ResidencySettings.of(config),
         ArtifactPlacer(cast("Conversions", models), _scripted),
+        command=worker_command,
+        worker_limits=worker_limits,
     )
     conversions = cast("Conversions", models)
     transfers = Transfers(config, store, conversions, _scripted_target, version="1.2.3")

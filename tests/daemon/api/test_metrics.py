@@ -74,6 +74,7 @@ async def test_a_daemon_that_did_nothing_yet(rig: Rig) -> None:
         "hearth_model_resident_bytes": "gauge",
         "hearth_model_rows_used": "gauge",
         "hearth_model_rows_free": "gauge",
+        "hearth_model_stalled": "gauge",
         "hearth_loads": "counter",
         "hearth_load_seconds": "counter",
         "hearth_worker_deaths": "counter",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.errors import Busy, LoadFailed, NotFound, WorkerDied
-from tests.daemon.residency.processes import chat, has_process
-from tests.daemon.residency.residencies import Make, text_of, until
+from daemon.residency.residency import Residency
+from daemon.residency.settings import ResidencySettings
+from daemon.residency.worker_process import WorkerProcess
+from tests.daemon.residency.processes import QUICK, STANDIN, chat, has_process
+from tests.daemon.residency.residencies import FREE, Make, text_of, until
 from tests.daemon.residency.shelf import Shelf, model
 
 # ---- cancelling at every stage ----
@@ -102,6 +108,37 @@ async def test_a_crash_fails_its_requests_and_the_next_gets_a_fresh_worker(make:
         one.release()
         other.release()
         assert repr(residency) == "<Residency a:latest ready users=1 rows=0/4; 0 waiting>"
+    assert not has_process(pid)
+
+
+async def test_a_worker_that_cannot_be_killed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As one that a driver holds: another is started beside it, and the watchdog is told."""
+    limits = msgspec.structs.replace(QUICK, probe_seconds=0.05, stuck_seconds=0.3, lost_seconds=0.2)
+    residency = Residency(
+        ResidencySettings(),
+        Shelf(),
+        command=(*STANDIN, "--deaf"),
+        worker_limits=limits,
+        measure_free=lambda held: FREE - held,
+    )
+    with monkeypatch.context() as deaf:
+        deaf.setattr(WorkerProcess, "_signal", lambda *_: None)
+        async with await residency.acquire(model("a")) as lease:
+            with pytest.raises(WorkerDied, match="no progress for"):
+                await text_of(lease, "hang")
+            assert [shown.serving for shown in residency.loaded()] == ["stalled"]
+            async with await residency.acquire(model("a")) as other:
+                assert await text_of(other, "count 1") == "0 "
+        assert lease.resident.worker is not None
+        pid = lease.resident.worker.pid
+        assert residency.starter.lost == f"a:latest (process {pid})"
+    assert residency.tally.deaths == {("a:latest",): 1}
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not residency.starter.lost)
+    await lease.resident.worker._logging
+    await residency.close()
     assert not has_process(pid)
 
 

@@ -14,6 +14,7 @@ import pytest
 from backends.types import Counted, CountTokens, Delta, Embed, Embedded, Render, Rendered
 from daemon.errors import Busy, Cancelled, Internal, Invalid, LoadFailed, NotYet, WorkerDied
 from daemon.residency.answer import Answer, AnswerStream
+from daemon.residency.worker_process import WorkerProcess
 from tests.daemon.residency.processes import (
     QUICK,
     chat,
@@ -185,8 +186,6 @@ async def test_a_child_that_does_not_greet_is_refused(options: tuple[str, ...], 
 
 
 async def test_a_command_that_does_not_exist_is_refused():
-    from daemon.residency.worker_process import WorkerProcess
-
     with pytest.raises(LoadFailed, match="cannot be started"):
         await WorkerProcess.spawn("none", command=("/nowhere/to/be/found",))
 
@@ -237,6 +236,37 @@ async def test_a_worker_whose_engine_steps_is_left_alone():
     assert worker.is_alive
     stream.close()
     await worker.stop()
+
+
+async def test_steps_that_bring_nobody_further_end_too():
+    worker = await loaded_standin(msgspec.structs.replace(WATCHFUL, fruitless_seconds=0.5))
+    with pytest.raises(WorkerDied, match="though its engine steps"):
+        await asyncio.wait_for(read(worker.start(chat("steps"))), 5)
+    await asyncio.wait_for(worker.wait_ended(), 5)
+
+
+async def test_a_worker_that_no_signal_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """As one that a driver holds: its requests end all the same, and so does the waiting for it."""
+    limits = msgspec.structs.replace(WATCHFUL, lost_seconds=0.2)
+    worker = await spawn_standin("--deaf", limits=limits)
+    await worker.load(load_order("/x/1000"), stall_seconds=10)
+    monkeypatch.setattr(WorkerProcess, "_signal", lambda *_: None)
+    stream = worker.start(chat("hang"))
+    assert not worker.is_stalled
+    with pytest.raises(WorkerDied, match="no progress for"):
+        await asyncio.wait_for(read(stream), 5)
+    assert worker.is_stalled and not worker.is_lost
+    await asyncio.wait_for(worker.wait_ended(), 5)
+    assert worker.is_lost and has_process(worker.pid)
+    assert "was killed and does not end" in caplog.text
+    os.kill(worker.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        while worker.is_lost:  # noqa: ASYNC110  nothing announces it
+            await asyncio.sleep(0.01)
+        await worker._logging
+    assert not has_process(worker.pid)
 
 
 async def test_an_idle_worker_is_left_alone():

@@ -55,7 +55,7 @@ async def test_ps_shows_what_is_loaded(rig: Rig) -> None:
     assert (running["name"], running["model"]) == ("one:latest", "one:latest")
     assert (running["context_length"], running["size_vram"]) == (512, 0)
     assert running["size"] > 0
-    assert running["runs_on"] == "asked for by configuration"
+    assert (running["runs_on"], running["serving"]) == ("asked for by configuration", "idle")
     assert datetime.datetime.fromisoformat(running["expires_at"]).year > 2300
     (listed,) = await _models(rig, "/api/tags")
     assert running["digest"] == listed["digest"]
