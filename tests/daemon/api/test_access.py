@@ -369,13 +369,11 @@ async def test_a_running_answer_outlives_its_key(keyed: Keyed) -> None:
 async def test_clients_behind_one_address_are_told_apart_by_their_keys(
     tmp_path: pathlib.Path,
 ) -> None:
-    key = add_key(tmp_path, "phone", "use")
-    names: list[str] = []
-    ring = KeyRing(tmp_path)
-    for headers in ([(b"x-api-key", key.encode())], []):
-        scope = scope_of("192.168.1.9", *headers)
+    ring, key = KeyRing(tmp_path), add_key(tmp_path, "phone", "use")
+    scopes = [scope_of("192.168.1.9", *sent) for sent in ([(b"x-api-key", key.encode())], [])]
+    for scope in scopes:
         judge(scope, ring, is_open=True)
-        names.append(client_of(Request[Any, Any, Any](scope)))
+    names = [client_of(Request[Any, Any, Any](scope)) for scope in scopes]
     await ring.close()
     assert names == ["key:phone", "192.168.1.9"]
 
