@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.e2e.daemon_process import DaemonProcess
+from tests.models.random_architectures import Value
 from tests.models.random_gguf import make_gguf
 
 DOCUMENTS = ["the sky is blue", "hello", "a long text about the sea and the sky and more"]
@@ -22,11 +23,11 @@ TEMPLATE = "<|im_start|>user\n<Query>: {query}\n<Document>: {document}<|im_end|>
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     """`rank` is a BERT with a rank head, `judge` says yes or no as Qwen 3's rerankers do."""
     folder = tmp_path_factory.mktemp("rerank")
-    frame = {"tokenizer.ggml.add_eos_token": True}
+    frame: dict[str, Value] = {"tokenizer.ggml.add_eos_token": True}
     bert = folder / "rank.gguf"
     make_gguf(bert, architecture="bert-rank", types="F32", kv_heads=4, metadata=frame)
     qwen = folder / "judge.gguf"
-    form = {"tokenizer.chat_template.rerank": TEMPLATE}
+    form: dict[str, Value] = {"tokenizer.chat_template.rerank": TEMPLATE}
     make_gguf(
         qwen, architecture="qwen3-rank", types="F32", tokenizer="gpt2", pre="qwen2", metadata=form
     )
@@ -61,8 +62,8 @@ def test_documents_come_in_the_order_of_their_scores(daemon: DaemonProcess, path
 
 def test_probabilities_stay_as_they_are(daemon: DaemonProcess) -> None:
     squashed, raw = (
-        [one["relevance_score"] for one in asked(daemon, model="judge", **form).json()["results"]]
-        for form in ({}, {"raw_scores": True})
+        [one["relevance_score"] for one in answer.json()["results"]]
+        for answer in (asked(daemon, model="judge"), asked(daemon, model="judge", raw_scores=True))
     )
     assert squashed == raw and all(0 < score < 1 for score in raw)
 
