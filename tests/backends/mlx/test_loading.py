@@ -92,7 +92,8 @@ def test_the_estimate_is_what_the_weights_take(folder: pathlib.Path):
     engine = load_tiny(folder)
     held = mx.get_active_memory() - before
     engine.close()
-    assert expected <= held <= expected * 1.02
+    # MLX counts what it keeps for itself as well: some kilobytes, by what ran before.
+    assert expected <= held <= expected * 1.02 + (32 << 10)
 
 
 def test_a_cache_too_small_for_anything_is_refused(folder: pathlib.Path):
