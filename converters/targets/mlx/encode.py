@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from converters.blocks import BLOCK_TYPES, CodedBlockType
 from converters.blocks.block_type import pack_codes
+from converters.blocks.fixed_point import slices
 from converters.blocks.fp4 import Fp4BlockType
 from converters.blocks.k_quants import Q3_K
 from converters.blocks.moments import Moments, moments_of, moments_of_nibbles
 from converters.errors import MalformedFile
 from converters.gguf import TensorInfo
-from converters.targets.mlx.floats import Errors, Floats, Stored, check_range, stored, widened
+from converters.targets.mlx.floats import Errors, Floats, Stored, rounded
 from converters.targets.mlx.forms import Form, Number
 from converters.targets.mlx.re_encoding import re_encode
 
@@ -47,17 +48,16 @@ def encode(raw: Bytes, tensor: TensorInfo, form: Form, number: Number, errors: E
         return _float4(raw, kind, tensor, errors)
     if form.kind == "re-encoded":
         return Encoded(*re_encode(raw, kind, tensor, form, number, errors))
-    step = SLICE_WEIGHTS // kind.block_size
-    slices = [
-        _affine(raw[start : start + step], kind, tensor, form, number, errors)
-        for start in range(0, len(raw), step)
+    parts = [
+        _affine(raw[at], kind, tensor, form, number, errors)
+        for at in slices(len(raw), SLICE_WEIGHTS // kind.block_size)
     ]
-    if len(slices) == 1:
-        return slices[0]
+    if len(parts) == 1:
+        return parts[0]
     return Encoded(
-        np.concatenate([each.codes for each in slices]),
-        np.concatenate([each.scales for each in slices]),
-        np.concatenate([each.biases for each in slices if each.biases is not None]),
+        np.concatenate([each.codes for each in parts]),
+        np.concatenate([each.scales for each in parts]),
+        np.concatenate([each.biases for each in parts if each.biases is not None]),
     )
 
 
@@ -65,8 +65,8 @@ def _affine(
     raw: Bytes, kind: CodedBlockType, tensor: TensorInfo, form: Form, number: Number, errors: Errors
 ) -> Encoded:
     scale, bias = _product_line(kind, raw) if isinstance(kind, Q3_K) else _line(kind, raw)
-    scales, kept_scale = _stored(scale, tensor, number)
-    biases, kept_bias = _stored(bias, tensor, number)
+    scales, kept_scale = rounded(scale, tensor.name, number)
+    biases, kept_bias = rounded(bias, tensor.name, number)
     lost = kept_scale - scale, kept_bias - bias
     top, is_rounded = (1 << form.bits) - 1, bool(lost[0].any() or lost[1].any())
     if form.bits == 4:
@@ -79,14 +79,6 @@ def _affine(
     _measure(*lost, moments, top, errors)
     errors.count += scale.size * form.group
     return Encoded(packed, scales, biases)
-
-
-def _stored(numbers: Floats, tensor: TensorInfo, number: Number) -> tuple[Stored, Floats]:
-    """Rounded, and that as fp32."""
-    rounded = stored(numbers, number)
-    kept = widened(rounded)
-    check_range(numbers, kept, tensor.name, number)
-    return rounded, kept
 
 
 def _measure(

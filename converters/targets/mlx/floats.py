@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,8 +15,11 @@ from converters.targets.mlx.forms import Number
 # fp32's bits of fp16's least normal number, and how far the others that round to normal ones reach.
 _LEAST_NORMAL = np.uint32(0x38800000)
 _NORMAL_SPAN = np.uint32(0x477FF000) - _LEAST_NORMAL
+# What their exponents differ by.
+_REBIASED = np.uint32((127 - 15) << 23)
 Floats = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.float32 | np.float16 | np.uint16]
+Way = Literal["nearest", "up", "down"]
 
 
 class Errors(msgspec.Struct):
@@ -56,28 +60,33 @@ def stored(numbers: Floats, number: Number) -> Stored:
         return ((bits + half) >> np.uint32(16)).astype(np.uint16)
 
 
-def stored_above(numbers: Floats, number: Number) -> Stored:
-    """Rounded up."""
-    return _nudged(stored(numbers, number), numbers, np.greater)
+def rounded(
+    exact: Floats, name: str, number: Number, way: Way = "nearest"
+) -> tuple[Stored, Floats]:
+    """What is stored of the tensor `name`, and that as fp32.
+
+    Raises MalformedFile for what is not finite, Unsupported for what the type cannot hold.
+    """
+    numbers = stored(exact, number)
+    kept = widened(numbers)
+    if way != "nearest" and number != "F32":
+        off = exact > kept if way == "up" else exact < kept
+        if off.any():
+            _step(numbers, off, way)
+            kept = widened(numbers)
+    _check_range(exact, kept, name, number)
+    return numbers, kept
 
 
-def stored_below(numbers: Floats, number: Number) -> Stored:
-    """Rounded down."""
-    return _nudged(stored(numbers, number), numbers, np.less)
-
-
-def _nudged(kept: Stored, exact: Floats, is_off: np.ufunc) -> Stored:
-    """One step on where `exact` is off what was kept: up where it is greater, else down.
+def _step(numbers: Stored, off: npt.NDArray[np.bool_], way: Way) -> None:
+    """Each that is off, one step on.
 
     The bits of floats are in the order of their magnitude. One that was rounded to zero keeps its
     sign, so no step leads across zero.
     """
-    off = is_off(exact, widened(kept))
-    if kept.dtype != np.float32 and off.any():
-        bits, is_up = kept.view(np.uint16), is_off is np.greater
-        grows = (bits >> np.uint16(15)) ^ np.uint16(is_up)
-        bits += off * (np.uint16(2) * grows - np.uint16(1))
-    return kept
+    bits = numbers.view(np.uint16)
+    grows = (bits >> np.uint16(15)) ^ np.uint16(way == "up")
+    bits += off * (np.uint16(2) * grows - np.uint16(1))
 
 
 def widened(numbers: Stored) -> Floats:
@@ -95,7 +104,7 @@ def _halves(numbers: Floats) -> npt.NDArray[np.float16]:
         return numbers.astype(np.float16)
     magnitude += (magnitude >> np.uint32(13)) & np.uint32(1)
     magnitude += np.uint32(0xFFF)
-    magnitude -= _LEAST_NORMAL - np.uint32(1 << 23)
+    magnitude -= _REBIASED
     magnitude >>= np.uint32(13)
     magnitude |= (bits >> np.uint32(16)) & np.uint32(0x8000)
     return magnitude.astype(np.uint16).view(np.float16)
@@ -113,13 +122,12 @@ def _of_halves(numbers: Stored) -> Floats:
     sign = wide & np.uint32(0x8000)
     wide -= sign
     wide <<= np.uint32(13)
-    wide += _LEAST_NORMAL - np.uint32(1 << 23)
+    wide += _REBIASED
     wide |= sign << np.uint32(16)
     return wide.view(np.float32)
 
 
-def check_range(exact: Floats, kept: Floats, name: str, number: Number) -> None:
-    """Raises MalformedFile for what is not finite, Unsupported for what the type cannot hold."""
+def _check_range(exact: Floats, kept: Floats, name: str, number: Number) -> None:
     if np.isfinite(kept).all():
         return
     if not np.isfinite(exact).all():

@@ -22,16 +22,7 @@ from converters.blocks.fixed_point import (
     slices,
 )
 from converters.gguf import TensorInfo
-from converters.targets.mlx.floats import (
-    Errors,
-    Floats,
-    Stored,
-    check_range,
-    stored,
-    stored_above,
-    stored_below,
-    widened,
-)
+from converters.targets.mlx.floats import Errors, Floats, Stored, rounded
 from converters.targets.mlx.forms import Form, Number
 
 Bytes = npt.NDArray[np.uint8]
@@ -90,25 +81,16 @@ def _planned(
     low, high, widest = line.ends(ladder)
     least = np.maximum(widest * np.float32(1 / fine), _LEAST_UNIT)
     if kind.has_minimum:
-        biases, bias = _kept(stored_below(low, number), low, tensor, number)
+        biases, bias = rounded(low, tensor.name, number, "down")
         unit = np.maximum(least, (high - bias) * np.float32(1 / top))
-        scales, unit = _kept(stored_above(unit, number), unit, tensor, number)
+        scales, unit = rounded(unit, tensor.name, number, "up")
     else:
         unit = np.maximum(least, (high - low) * np.float32(1 / (top - 1)))
-        scales, unit = _kept(stored_above(unit, number), unit, tensor, number)
+        scales, unit = rounded(unit, tensor.name, number, "up")
         zero = np.float32(fine * (kind.zero - ladder.bottom) / ladder.span % 1)
         low = (np.floor(low / unit + zero) - zero) * unit
-        biases, bias = _kept(stored(low, number), low, tensor, number)
+        biases, bias = rounded(low, tensor.name, number)
     return _Plan(scales, biases, unit, fixed_line(line, bias, unit, ladder, form.bits))
-
-
-def _kept(
-    numbers: Stored, exact: Floats, tensor: TensorInfo, number: Number
-) -> tuple[Stored, Floats]:
-    """What is stored, and that as fp32."""
-    kept = widened(numbers)
-    check_range(exact, kept, tensor.name, number)
-    return numbers, kept
 
 
 def _add_errors(errors: Errors, left: Left, unit: Floats, group: int) -> None:

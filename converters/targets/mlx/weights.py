@@ -17,7 +17,7 @@ from converters.gguf import TensorInfo
 from converters.output_file import OutputFile
 from converters.parallel import RunInOrder
 from converters.targets.mlx.encode import encode
-from converters.targets.mlx.floats import Errors, check_range, stored, widened
+from converters.targets.mlx.floats import Errors, rounded, stored
 from converters.targets.mlx.forms import Number
 from converters.targets.mlx.layout import Layout, Matrix, Run, Vector
 from converters.tensor_reader import TensorReader
@@ -143,10 +143,7 @@ class WeightsWriter:
     def _rounded(
         self, exact: npt.NDArray[np.float32], name: str, errors: Errors, item: Number | None = None
     ) -> Numbers:
-        item = item or self._layout.number
-        numbers = stored(exact, item)
-        kept = widened(numbers)
-        check_range(exact, kept, name, item)
+        numbers, kept = rounded(exact, name, item or self._layout.number)
         errors.add(kept - exact)
         return numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters.targets.mlx.floats import stored, stored_above, stored_below, widened
+from converters.targets.mlx.floats import rounded, stored, widened
 
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16)
 NORMAL_HALVES = EVERY_HALF[(np.abs(EVERY_HALF) >= 2.0**-14) & np.isfinite(EVERY_HALF)]
@@ -45,7 +45,7 @@ def test_every_half_is_widened_exactly(halves: np.ndarray) -> None:
 def test_rounding_up_and_down_reaches_the_next_number(number) -> None:
     for exact in numbers(2)[:3]:
         exact = exact[np.abs(exact) < 65504]
-        above, below = (widened(f(exact, number)) for f in (stored_above, stored_below))
+        above, below = (rounded(exact, "x", number, way)[1] for way in ("up", "down"))
         assert (below <= exact).all() and (exact <= above).all()
         nearest = widened(stored(exact, number))
         assert ((nearest == above) | (nearest == below)).all()
