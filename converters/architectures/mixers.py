@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from converters.architectures.parts import Linear, Norm
+from converters.architectures.parts import Keyless, Linear, Norm
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +132,7 @@ class LatentAttention(msgspec.Struct, frozen=True, kw_only=True):
         yield from self.stacks()
 
 
-class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
+class GatedDeltaNet(Keyless, frozen=True, kw_only=True):
     """The linear attention of Qwen 3 Next and 3.5: one matrix a head is all that a row remembers.
 
     [q, k, v] = silu(causal_convolution(mixed h)), q and k of `key_heads` and v of `value_heads`
@@ -171,14 +171,6 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
         """Numbers that are convolved: q, k and v."""
         return (2 * self.key_heads + self.value_heads) * self.size
 
-    @property
-    def kv_heads(self) -> int:
-        return 0
-
-    @property
-    def head_size(self) -> int:
-        return 0
-
     def linears(self) -> Iterator[Linear]:
         found = (self.mixed, self.gate, self.fused, self.alpha, self.beta, self.beta_alpha)
         yield from (linear for linear in found if linear is not None)
@@ -188,7 +180,7 @@ class GatedDeltaNet(msgspec.Struct, frozen=True, kw_only=True):
         yield from (self.kernel, self.decay, self.time_bias, self.norm.weight)
 
 
-class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
+class ShortConvolution(Keyless, frozen=True, kw_only=True):
     """LFM2's mixer: [b, c, x] = input h; out(c · causal_convolution(b · x)), depthwise, per row.
 
     `kernel` names an F32 tensor [channels, length]. The state is the last `length - 1` inputs.
@@ -200,14 +192,6 @@ class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
     channels: int
     length: int
 
-    @property
-    def kv_heads(self) -> int:
-        return 0
-
-    @property
-    def head_size(self) -> int:
-        return 0
-
     def linears(self) -> Iterator[Linear]:
         yield from (self.input, self.output)
 
@@ -215,7 +199,7 @@ class ShortConvolution(msgspec.Struct, frozen=True, kw_only=True):
         yield self.kernel
 
 
-class Mamba2(msgspec.Struct, frozen=True, kw_only=True):
+class Mamba2(Keyless, frozen=True, kw_only=True):
     """Mamba 2's mixer: a row remembers one matrix a head, which decays by a number of each id.
 
     [z, x, B, C, dt] = input h, with x, B, C = silu(causal_convolution([x, B, C])), x of `heads` heads of
@@ -248,14 +232,6 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True):
     def channels(self) -> int:
         """Numbers that are convolved: x, B and C."""
         return self.inner + 2 * self.groups * self.state
-
-    @property
-    def kv_heads(self) -> int:
-        return 0
-
-    @property
-    def head_size(self) -> int:
-        return 0
 
     def linears(self) -> Iterator[Linear]:
         yield from (self.input, self.output)

@@ -31,8 +31,8 @@ class Norm(msgspec.Struct, frozen=True, kw_only=True):
     is_centered: bool = False
 
 
-class Absent(msgspec.Struct, frozen=True):
-    """In the place of the mixer or the feed-forward network of a block that has only the other one."""
+class Keyless(msgspec.Struct, frozen=True):
+    """In the place of attention: a row keeps no keys and values for it."""
 
     @property
     def kv_heads(self) -> int:
@@ -41,6 +41,10 @@ class Absent(msgspec.Struct, frozen=True):
     @property
     def head_size(self) -> int:
         return 0
+
+
+class Absent(Keyless, frozen=True):
+    """In the place of the mixer or the feed-forward network of a block that has only the other one."""
 
     def linears(self) -> Iterator[Linear]:
         return iter(())
