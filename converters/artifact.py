@@ -128,6 +128,11 @@ class RowState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     present: str
     shape: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Of one row."""
+        return 4 * math.prod(self.shape)
+
 
 class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the ONNX engine must know beside the graph.
@@ -233,7 +238,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def states_bytes(self) -> int:
         """`row_bytes`, also of artifacts of before it: of the states one run reads and one writes."""
         states = self.onnx.states if self.onnx else ()
-        return self.row_bytes or 2 * sum(4 * math.prod(state.shape) for state in states)
+        return self.row_bytes or 2 * sum(state.nbytes for state in states)
 
     def exactness_counts(self) -> dict[str, int]:
         """How many tensors are of each class, for `show`."""

@@ -4,9 +4,9 @@ A decode run works on fixed buffers only, so its binding is made once per range 
 chunk has a new shape each time and rebinds its small inputs and outputs, but not the KV rows.
 
 The graph's contract (dims B rows, S ids, R wanted positions, K top-k, V vocabulary):
-in `inputs_embeds` f32 [B,S,E] (wider where blocks have inputs of their own), `seqlens_k` i32 [B] (ids of the row after this run, minus 1), `total`
-i32 [] (most ids of any row), `logit_rows` i64 [R] (flat index into B*S), rotary tables, and per block
-`past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
+in `inputs_embeds` f32 [B,S,E] (wider where blocks have inputs of their own), `seqlens_k` i32 [B]
+(ids of the row after this run, minus 1), `total` i32 [] (most ids of any row), `logit_rows` i64 [R]
+(flat index into B*S), rotary tables, and per block `past_key.i`, `past_value.i`; out `logits` f32 [R,V], `topk_values` f32 [R,K], `topk_ids` i64 [R,K],
 `lse` f32 [R], in newer artifacts `hidden` f32 [R,E], and `present_*`, bound to the memory of
 `past_*`. Rotary tables, keys and values are f16 where the artifact's `key_value_dtype` says so.
 """

@@ -24,7 +24,7 @@ from backends.onnx.embedding import input_table
 from backends.onnx.encoder import OnnxEncoder, make_encoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.prefix_cache import PrefixCache
-from backends.onnx.row_states import DeviceStates, state_bytes
+from backends.onnx.row_states import DeviceStates
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.self_test import Reference, check_device, check_encoder
 from backends.types import EngineError, Load
@@ -156,7 +156,7 @@ def _device_rows(
         planes=len(planes),
         rows=load.rows,
         most_idle=idle_rows(load.rows),
-        state_bytes=sum(map(state_bytes, onnx.states)),
+        state_bytes=sum(state.nbytes for state in onnx.states),
     )
     rows = KeyValueRows(
         planes,
@@ -171,7 +171,7 @@ def _device_rows(
 
 
 def _rows_bytes(rows: KeyValueRows, onnx: OnnxGraph, plan: DevicePlan) -> int:
-    states = sum(map(state_bytes, onnx.states)) * (plan.rows + plan.active)
+    states = sum(state.nbytes for state in onnx.states) * (plan.rows + plan.active)
     return plan.rows * rows.capacity * rows.position_bytes + states
 
 

@@ -165,6 +165,7 @@ def _make_rows(load: Load, artifact: Artifact, onnx: OnnxGraph) -> tuple[KeyValu
             f"a KV cache of {budget_bytes} bytes holds {capacity} tokens of this model, which is "
             "too few to answer in",
         )
+    # Rows are planned half full, but states are whole however short a row is.
     active = plan_rows(load.rows, capacity * position_bytes + 2 * states_bytes, budget_bytes)
     budget_bytes = max(capacity * position_bytes, budget_bytes - active * states_bytes)
     count = active + idle_rows(active) + 1

@@ -7,7 +7,6 @@ first after the run. Used by `KeyValueRows` only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,8 +14,6 @@ import numpy as np
 
 from backends.onnx.device import Buffer, Device
 from converters.artifact import RowState
-
-_NUMBER_BYTES = 4
 
 
 class StateView(NamedTuple):
@@ -77,11 +74,6 @@ class RowStates:
             past[target] = past[source]
 
 
-def state_bytes(state: RowState) -> int:
-    """Of one row."""
-    return math.prod(state.shape) * _NUMBER_BYTES
-
-
 class _Group:
     """States of one size, one behind the other, so that a single copy serves them all."""
 
@@ -89,7 +81,7 @@ class _Group:
         self, states: Sequence[RowState], device: Device, *, rows: int, most_rows: int
     ) -> None:
         self.states = states
-        self.size = state_bytes(states[0])
+        self.size = states[0].nbytes
         self._past_step, self._present_step = rows * self.size, most_rows * self.size
         self._past: Buffer = device.allocate(len(states) * self._past_step)
         self._present: Buffer = device.allocate(len(states) * self._present_step)
@@ -135,10 +127,10 @@ class DeviceStates:
     def __init__(
         self, states: Sequence[RowState], device: Device, *, rows: int, most_rows: int
     ) -> None:
-        sizes = sorted({state_bytes(state) for state in states})
+        sizes = sorted({state.nbytes for state in states})
         self._groups = [
             _Group(
-                [state for state in states if state_bytes(state) == size],
+                [state for state in states if state.nbytes == size],
                 device,
                 rows=rows,
                 most_rows=most_rows,

@@ -114,7 +114,6 @@ class Requests:
         self._conversations: dict[RequestId, Conversation] = {}
         self._embeds: dict[RequestId, _PendingVectors] = {}
         self._ranking: PairForms | None = None
-        self._tokenizer_kind = ""
         self._grammars: Grammars | None = None
         # Requests whose grammar is being compiled; their conversations are open already.
         self._compiling: dict[RequestId, GenerateRequest] = {}
