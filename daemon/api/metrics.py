@@ -9,9 +9,11 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Metric, generate_latest
 from prometheus_client.registry import Collector
 
+from daemon.api.dialects import dialect_of
 from daemon.api.services import Rooms, Services
 from daemon.metrics.counted import Metrics
 from daemon.metrics.gathered import of_conversions, of_pulls, of_residency
+from daemon.metrics.names import OTHER
 
 # The response adds the charset.
 _TEXT_FORMAT = "text/plain; version=0.0.4"
@@ -64,4 +66,5 @@ class CountedRequests:
         try:
             await self._app(scope, receive, watched)  # pyright: ignore[reportArgumentType]
         finally:
-            self._metrics.count_request(scope.get("path_template", ""), status)
+            route = scope.get("path_template") or OTHER
+            self._metrics.count_request(dialect_of(route), route, status)

@@ -10,13 +10,12 @@ from litestar.types import Scope, Send
 from daemon.api.anthropic.errors import new_id, request_headers
 from daemon.api.anthropic.wire import ErrorAnswer
 from daemon.api.anthropic.wire import ErrorDetail as AnthropicDetail
+from daemon.api.dialects import dialect_of
 from daemon.api.framing import JSON, ErrorBody, encoded
 from daemon.api.openai.errors import ErrorBody as OpenAIBody
 from daemon.api.openai.errors import ErrorDetail as OpenAIDetail
 
 _WHY = "this daemon needs a valid key: Authorization: Bearer hk_..., or x-api-key"
-# Routes of that dialect that clients know without /v1 as well.
-_OPENAI_PATHS = frozenset({"/rerank"})
 _BEARER = (b"www-authenticate", b"Bearer")
 # Only a browser that opens a page is to ask its user; in programs this would be one scheme too many.
 _BASIC = (b"www-authenticate", b'Basic realm="Hearth"')
@@ -40,11 +39,12 @@ async def refuse(scope: Scope, send: Send) -> None:
 
 def _body(path: str) -> tuple[Any, dict[str, str]]:
     """(body, headers)"""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+    dialect = dialect_of(path)
+    if dialect == "anthropic":
         request_id = new_id("req")
         detail = AnthropicDetail("authentication_error", _WHY)
         return ErrorAnswer(error=detail, request_id=request_id), request_headers(request_id)
-    if path.startswith("/v1/") or path in _OPENAI_PATHS:
+    if dialect == "openai":
         kind = "invalid_request_error"
         return OpenAIBody(OpenAIDetail(message=_WHY, type=kind, code="invalid_api_key")), {}
     # Word for word: clients of this dialect act on it.

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from backends.types import Delta, Progress, Usage
 from daemon.errors import Busy, Cancelled
-from daemon.metrics.names import OTHER, BoundedNames
+from daemon.metrics.names import BoundedNames
 
 FIRST_PIECE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 DECODE_RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
@@ -67,10 +67,9 @@ class Metrics:
         text += " Answers whose client left before their end are not in it."
         return Counter(f"hearth_{kind}_ids", text, ("model",), registry=self.registry)
 
-    def count_request(self, route: str, status: int | None) -> None:
-        """`route` is the template that the path matched, empty for none."""
-        shown = route or OTHER
-        self._requests.labels(dialect_of(shown), shown, str(status or NO_STATUS)).inc()
+    def count_request(self, dialect: str, route: str, status: int | None) -> None:
+        """`route` is the template that the path matched, "other" for none."""
+        self._requests.labels(dialect, route, str(status or NO_STATUS)).inc()
 
     def count_ids(self, name: str, usage: Usage) -> None:
         """What one answer of the model took and gave."""
@@ -132,15 +131,3 @@ def _outcome(error: BaseException | None) -> str:
     if isinstance(error, Cancelled | asyncio.CancelledError | GeneratorExit):
         return "cancelled"
     return "refused" if isinstance(error, Busy) else "failed"
-
-
-def dialect_of(route: str) -> str:
-    """Whose API the route is; our own routes are "hearth"."""
-    if route == OTHER:
-        return OTHER
-    if route.startswith("/v1/messages"):
-        return "anthropic"
-    if route.startswith("/v1/") or route == "/rerank":
-        return "openai"
-    is_ollama = route == "/" or (route.startswith("/api/") and not route.startswith("/api/hearth/"))
-    return "ollama" if is_ollama else "hearth"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from daemon.metrics.counted import dialect_of
+from daemon.api.dialects import dialect_of
 from daemon.metrics.names import OTHER, BoundedNames
 
 
