@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import Metric
@@ -16,6 +16,7 @@ from daemon.residency.queue import QueuedRequest
 from daemon.residency.tally import LoadTally
 
 _Values = Counter[tuple[str, ...]]
+_Series = Mapping[tuple[str, ...], float]
 
 
 class ResidencyView(Protocol):
@@ -93,9 +94,7 @@ def of_pulls(pulled_bytes: int) -> Iterator[Metric]:
     yield CounterMetricFamily("hearth_pulled_bytes", text, value=pulled_bytes)
 
 
-def _labelled(
-    counts: Mapping[tuple[str, ...], float], names: BoundedNames
-) -> Mapping[tuple[str, ...], float]:
+def _labelled(counts: _Series, names: BoundedNames) -> _Series:
     """The first part of each key is the model's name."""
     found = _Values()
     for (name, *rest), count in counts.items():
@@ -107,19 +106,15 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _gauges(
-    name: str, text: str, labels: Iterable[str], values: Mapping[tuple[str, ...], float]
-) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=tuple(labels))
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+def _gauges(name: str, text: str, labels: Sequence[str], values: _Series) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), values)
 
 
-def _counters(
-    name: str, text: str, labels: Iterable[str], values: Mapping[tuple[str, ...], float]
-) -> Metric:
-    family = CounterMetricFamily(name, text, labels=tuple(labels))
+def _counters(name: str, text: str, labels: Sequence[str], values: _Series) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: _Series) -> Metric:
     for key, value in values.items():
         family.add_metric(key, value)
     return family
