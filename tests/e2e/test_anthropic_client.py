@@ -45,8 +45,8 @@ def test_a_message_whole_and_streamed(client: anthropic.Anthropic) -> None:
     with client.messages.stream(messages=QUESTION, **GREEDY) as stream:
         pieces = list(stream.text_stream)
         streamed = stream.get_final_message()
+    # How many pieces there are says nothing: those that wait for a busy reader are merged.
     assert "".join(pieces) == text_of(streamed) == text_of(whole)
-    assert len(pieces) > 1
     assert streamed.usage.output_tokens == whole.usage.output_tokens
 
 

@@ -5,7 +5,9 @@ The disk is a tmpfs of its own that is too small for any artifact, so these need
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import stat
 import time
 from collections.abc import Iterator
 
@@ -43,7 +45,14 @@ def generate(daemon: DaemonProcess, **more: object) -> httpx.Response:
 
 
 def files_in(folder: pathlib.Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    """Name and size of each; those that go away meanwhile are not among them."""
+    found: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found[path.name] = status.st_size
+    return found
 
 
 def until_empty(folder: pathlib.Path) -> None:
