@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from backends.image_span import ImageSpan
+
 RequestId = str
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -58,10 +60,15 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`images` are files as they came; `image_places`, rising, say before which character of `content`
+    each of the first of them stands. Those without a place stand before the text, in order.
+    """
+
     role: str
     content: str = ""
     thinking: str = ""
     images: tuple[bytes, ...] = ()
+    image_places: tuple[int, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_name: str = ""
     tool_call_id: str = ""
@@ -152,7 +159,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
     engine); `threads` 0 lets the engine choose; `precise` turns integer activations off.
     `prefix_cache_bytes` > 0: what all models together may keep of prompts below `cache_folder`.
     `ranks` more than 1: the model is split over so many processes, by "tensor" or "pipeline" or as
-    it can.
+    it can. `projector`: the folder of a `VisionArtifact`, for a model that takes images.
     """
 
     request_id: RequestId
@@ -160,6 +167,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="l
     artifact: str
     device: str = "cpu"
     adapters: tuple[str, ...] = ()
+    projector: str = ""
     rows: int = 4
     context_length: int = 4096
     kv_bytes: int = 0
@@ -288,26 +296,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="failed"):
-    """The request ends here. `code` is one of `FAILURE_CODES`; `message` is for the user."""
+    """The request ends here. `code` is one of `backends.failure_codes`; `message` is for the user."""
 
     request_id: RequestId
     code: str
     message: str
 
-
-# What went wrong, for the daemon to give a status to. One word each; the message carries the rest.
-FAILURE_CODES = {
-    "invalid": "the request cannot be understood (400)",
-    "too_long": "the prompt does not fit the context (400)",
-    "unsupported": "this engine or build cannot do it (501)",
-    "template": "the chat template failed on these messages (400)",
-    "load": "the model could not be loaded (500)",
-    "memory": "not enough memory (500)",
-    "device": "the device is at fault, and another one may do (500)",
-    "internal": "a defect or a runtime error (500)",
-    "died": "the worker ended (500)",
-    "cancelled": "the client or the daemon took it back (499)",
-}
 
 ToWorker = Load | Chat | Embed | Rank | CountTokens | Render | Probe | Cancel
 FromWorker = Loaded | Delta | Progress | Embedded | Ranked | Counted | Rendered | Status | Failed
@@ -344,11 +338,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     capabilities say `grammar`; an end id comes only where it allows one. With `shift` an answer
     that fills the context goes on: the first `keep_length` ids stay, half of the others go.
     What is kept of a request serves later ones of the same `cache_scope`, and others only where the
-    first `system_length` ids, the system prompt, are the same.
+    first `system_length` ids, the system prompt, are the same. Where `images` lie, `prompt_ids` are
+    `image_id`s: below 0, and equal only for the same image.
     """
 
     request_id: RequestId
     prompt_ids: tuple[int, ...]
+    images: tuple[ImageSpan, ...] = ()
     sampling: Sampling = Sampling()
     max_tokens: int = -1
     context_length: int = 4096
@@ -391,7 +387,7 @@ TokenEvent = Prefilled | Sampled | Finished | Failed
 
 
 class EngineError(Exception):
-    """Something a user can be told. `code` is one of `FAILURE_CODES`."""
+    """Something a user can be told. `code` is one of `backends.failure_codes`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -82,7 +82,8 @@ class RopeTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """cos/sin at position p: cos(p * inverse_frequencies[i]) * magnitude, one column per pair.
 
     `long_*` replace them for a worker whose context is longer than `original_context_length`
-    (longrope); the class is part of the worker's identity.
+    (longrope); the class is part of the worker's identity. `sections`: how many pairs turn with an
+    image's time, row and column; in blocks, or `is_interleaved` t r c t r c …, the rest being time's.
     """
 
     inverse_frequencies: tuple[float, ...]
@@ -90,6 +91,8 @@ class RopeTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     long_inverse_frequencies: tuple[float, ...] = ()
     long_magnitude: float = 1.0
     original_context_length: int = 0
+    sections: tuple[int, int, int] | None = None
+    is_interleaved: bool = False
 
     def is_long(self, context_length: int) -> bool:
         """Whether a worker of this context length must use the long factors."""

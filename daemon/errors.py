@@ -100,7 +100,7 @@ STATUSES: dict[type[DaemonError], int] = {
     NoSpace: 507,
 }
 
-# One class for every code that a worker can send (`backends.types.FAILURE_CODES`).
+# One class for every code that a worker can send (`backends.failure_codes`).
 FAILURE_CLASSES: dict[str, type[DaemonError]] = {
     "invalid": Invalid,
     "too_long": TooLong,

@@ -19,8 +19,9 @@ ALLOWED = {
         "backends.text.template_facts",
         "converters.artifact",
         "converters.inspection",
+        "converters.vision_artifact",
     },
-    "backends": {"converters.artifact"},
+    "backends": {"converters.artifact", "converters.vision_artifact"},
     "converters": set[str](),
 }
 RUNTIMES = {

@@ -1,6 +1,7 @@
 import pytest
 
-from backends.types import FAILURE_CODES, Failed
+from backends.failure_codes import FAILURE_CODES
+from backends.types import Failed
 from daemon import errors
 from daemon.errors import FAILURE_CLASSES, STATUSES, DaemonError, error_from_failed
 

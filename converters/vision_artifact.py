@@ -1,0 +1,103 @@
+"""The artifact of what makes vectors of images: a vision tower and its projector. Structs and paths only.
+
+`<HEARTH_ARTIFACTS>/<source id>/vision-<target>-f<format>/` holds `vision.json` (a `VisionArtifact`) and
+either `model.onnx` + `weights.bin` or `config.json` + `model.safetensors`. The source is a projector file
+(`general.architecture` clip), or a model's own file that has the tower inside. Staged, fsynced, renamed
+and never changed, as every artifact.
+
+The tower's inputs, made by `backends.vision` and the same for every runtime, each only where
+`VisionArtifact.inputs` names it (N tiles or 1, P patches each, p the patch's side):
+
+`patches` f32 [N, P, 3·p·p]: normalised numbers, a patch being [channel, y, x]. Raster order; where
+`ImageForm.is_grouped`, the patches of one merged position are neighbours (raster order in it), and the
+positions in raster order or, with `segments`, in that of the windows.
+`cos`, `sin` f32 [P, head size / 2]: the rotation of each patch, a column per pair.
+`segments` i64 [P]: in blocks that look through windows, patches see those of their own segment only.
+`place_ids` i64 [P, 4], `place_weights` f32 [P, 4]: rows of the table of places, and how much of each.
+
+The output `embeddings` f32 [N, L, W]: L positions of each tile, in the order of their patches;
+W = `width` · (1 + `deepstack`). Where `has_row_break`, a second output `row_break` f32 [W]: the vector
+that stands after each row of positions but the last.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import msgspec
+
+from converters.artifact import ARTIFACT_FORMAT, READABLE_FORMATS, ArtifactError, TensorRecord
+
+VISION_FILE = "vision.json"
+_PREFIX = "vision-"
+
+
+class ImageForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an image becomes patches. `projector` is the field's name of the kind: `clip.projector_type`.
+
+    `merge` × `merge` patches become one position. `image_size` is the side of a tile, or 0 where the
+    tower takes images of every size between `min_pixels` and `max_pixels` (0: the kind's own bounds).
+    `mean` and `std` are of numbers between 0 and 1. `grid_size` is the side of the table of places,
+    `window_size` in pixels that of a window, `head_size` that of the rotated heads.
+    """
+
+    projector: str
+    patch_size: int
+    merge: int = 1
+    image_size: int = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    is_grouped: bool = False
+    grid_size: int = 0
+    window_size: int = 0
+    head_size: int = 0
+    rope_base: float = 10000.0
+
+
+class VisionArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`vision.json`. `source` is the source id (64 hex digits); sizes are bytes.
+
+    `width` is the embedding length of the model that it was made for. `resident_bytes` by device are
+    what the tower keeps while it is loaded, `run_bytes` what a run of the largest image takes beside.
+    `is_bidirectional`: positions of one image see each other in the text model.
+    """
+
+    format: int
+    converter: int
+    source: str
+    variant: str
+    name: str = ""
+    form: ImageForm
+    width: int
+    deepstack: int = 0
+    inputs: tuple[str, ...] = ("patches",)
+    has_row_break: bool = False
+    is_bidirectional: bool = False
+    block_count: int = 0
+    file_bytes: int = 0
+    resident_bytes: dict[str, int] = {}
+    run_bytes: int = 0
+    tensors: tuple[TensorRecord, ...] = ()
+    skipped_tensors: tuple[str, ...] = ()
+
+
+def vision_folder(target: str) -> str:
+    """Folder name below the source id."""
+    return f"{_PREFIX}{target}-f{ARTIFACT_FORMAT}"
+
+
+def is_vision_folder(name: str) -> bool:
+    return name.startswith(_PREFIX)
+
+
+def read_vision(folder: pathlib.Path) -> VisionArtifact:
+    """Decodes `vision.json`. Raises ArtifactError."""
+    try:
+        found = msgspec.json.decode((folder / VISION_FILE).read_bytes(), type=VisionArtifact)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{folder.name}: no readable vision artifact ({error})") from error
+    if found.format not in READABLE_FORMATS:
+        raise ArtifactError(f"{folder.name}: artifact format {found.format} is unknown here")
+    return found
