@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--source", required=True)
     convert.add_argument("--target", required=True, choices=TARGETS)
     convert.add_argument("--precise", action="store_true")
+    vision = _command(commands.add_parser("vision"), _vision)
+    vision.add_argument("--source", required=True)
+    vision.add_argument("--target", required=True, choices=TARGETS)
     merge = _command(commands.add_parser("merge"), _merge)
     merge.add_argument(
         "--part", action="append", default=[], type=pathlib.Path, help="another part of the model"
@@ -145,6 +148,20 @@ def _convert(options: argparse.Namespace) -> None:
     with options.input.open("rb") as file, _workers(options, final, MOST_WRITERS) as run:
         _confine(options, final.parent)
         artifact_bytes = convert(file, request, Progress(), run)
+    write_line(done=True, artifact_bytes=artifact_bytes)
+
+
+def _vision(options: argparse.Namespace) -> None:
+    """The vision tower in a projector file, or in a model's own."""
+    final = options.output.absolute()
+    prepare(final)
+    _before_imports()
+    from converters.convert_vision import VisionRequest, convert_vision
+
+    request = VisionRequest(source=options.source, target=options.target, final=final)
+    with options.input.open("rb") as file, _workers(options, final, MOST_WRITERS) as run:
+        _confine(options, final.parent)
+        artifact_bytes = convert_vision(file, request, Progress(), run)
     write_line(done=True, artifact_bytes=artifact_bytes)
 
 

@@ -11,7 +11,7 @@ import pathlib
 
 import msgspec
 
-INSPECTION_VERSION = 3
+INSPECTION_VERSION = 4
 # Arrays with more entries than this are kept in the .arrays.json file and are null in `metadata`.
 INLINE_ARRAY_ENTRIES = 0
 
@@ -47,7 +47,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     convert the file; a target that is absent can be converted. `estimates` gives artifact bytes on
     disk per target, `memory` what it takes to load it. `kind` is
     "model", "projector", "adapter" or "vocabulary". `header_bytes` is where the tensor data begins,
-    0 in inspections of older builds.
+    0 in inspections of older builds. The fields `vision_*` say the same of the vision tower in the file,
+    a projector's or a model's own; without one they are empty. `projector_type` is the kind of it;
+    `vision_memory` the bytes that a loaded tower takes while it runs.
     """
 
     version: int = INSPECTION_VERSION
@@ -71,6 +73,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refusals: dict[str, str] = {}
     estimates: dict[str, int] = {}
     memory: dict[str, MemoryEstimate] = {}
+    projector_type: str = ""
+    vision_refusals: dict[str, str] = {}
+    vision_estimates: dict[str, int] = {}
+    vision_memory: dict[str, int] = {}
     warnings: tuple[str, ...] = ()
 
 

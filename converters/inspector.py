@@ -56,10 +56,12 @@ def inspect(file: BinaryIO, digest: str, output_folder: pathlib.Path) -> None:
 def describe(header: GgufFile, digest: str) -> Inspection:
     """The inspection of one header. Raises MalformedFile where a key has the wrong type."""
     from converters.plan import Assessment, assess  # here, since the plan knows every architecture
+    from converters.vision_plan import assess_vision
 
     metadata, architecture = header.metadata, header.architecture
     kind = _kind(header)
     assessment = assess(header) if kind == "model" else Assessment()
+    vision = assess_vision(header)
     return Inspection(
         digest=digest,
         size=header.size,
@@ -84,6 +86,10 @@ def describe(header: GgufFile, digest: str) -> Inspection:
         refusals=assessment.refusals,
         estimates=assessment.estimates,
         memory=assessment.memory,
+        projector_type=vision.projector_type,
+        vision_refusals=vision.refusals,
+        vision_estimates=vision.estimates,
+        vision_memory=vision.memory,
         warnings=header.warnings,
     )
 
