@@ -12,6 +12,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from daemon.api.anthropic import CONTROLLERS as ANTHROPIC_CONTROLLERS
+from daemon.api.dashboard import DashboardController
 from daemon.api.framing import LINES, error_handlers
 from daemon.api.guard import Guard
 from daemon.api.hearth import HearthController
@@ -27,6 +28,7 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     SystemController,
     MetricsController,
     HearthController,
+    DashboardController,
     KeyController,
     *OLLAMA_CONTROLLERS,
     *ANTHROPIC_CONTROLLERS,

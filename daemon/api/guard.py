@@ -46,7 +46,9 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _NAMES_NEVER_PUBLIC = (".localhost", ".local", ".internal")
 # What tells no more than that a daemon is here, and whether it is well.
-_FREE_PATHS = frozenset({"/", "/api/version", "/healthz", "/readyz"})
+_FREE_PATHS = frozenset({"/", "/api/version", "/healthz", "/readyz", "/dashboard"})
+# The dashboard's own files; what they show is asked for with a key.
+_FREE_FOLDER = "/dashboard/"
 
 
 def default_origins() -> tuple[str, ...]:
@@ -128,7 +130,8 @@ class Guard:
             query = scope["query_string"].decode("latin-1")
             await _redirect(send, str(scope["method"]), path, query)
         else:
-            is_free = scope["method"] in ("GET", "HEAD") and path in _FREE_PATHS
+            is_read = scope["method"] in ("GET", "HEAD")
+            is_free = is_read and (path in _FREE_PATHS or path.startswith(_FREE_FOLDER))
             await self._admit(
                 is_free, scope, receive, self._sending(send, origin) if is_cross else send
             )

@@ -206,11 +206,16 @@ class Announcer:
             service,
             instance or f"{identity.name}.{service}",
             port=self._port,
-            properties=dict(service_properties(self._config, identity, self._facts)),
+            properties=self._properties(service, identity),
             # Not the host's own name: its records may be another responder's.
             server=f"hearth-{identity.id}.local.",
             parsed_addresses=list(seen.addresses),
         )
+
+    def _properties(self, service: str, identity: LanIdentity) -> dict[str, str | None]:
+        """Who looks for web pages is shown the one for people."""
+        said = service_properties(self._config, identity, self._facts)
+        return {**said, "path": "/dashboard"} if service == WEB_SERVICE else {**said}
 
 
 async def _register_service(zeroconf: AsyncZeroconf, info: ServiceInfo) -> Awaitable[object]:

@@ -82,6 +82,10 @@ class Metrics:
             rate = usage.completion_tokens * 1e9 / usage.decode_ns
             self._decode_rate.labels(label).observe(rate)
 
+    def counted_ids(self) -> tuple[int, int]:
+        """Of all prompts and of all answers so far."""
+        return _total(self._prompt), _total(self._completion)
+
     def count_answer(self, name: str, outcome: str) -> None:
         self._answers.labels(self.names.label(name), outcome).inc()
 
@@ -125,6 +129,11 @@ class CountedAnswer:
                 self._metrics.count_ids(self._name, last.usage)
         else:
             self._metrics.count_answer(self._name, _outcome(error))
+
+
+def _total(counter: Counter) -> int:
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return int(sum(sample.value for sample in samples))
 
 
 def _outcome(error: BaseException | None) -> str:
