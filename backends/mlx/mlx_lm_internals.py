@@ -4,7 +4,7 @@ Its model modules and its caches are used, nothing else: not its loader (any fol
 there), not its batch generator (one failing sampler costs all rows, and samplers must be MLX graphs),
 not its tokenizers. The package's own `__init__` is never run: it imports transformers, lowers the
 limit of open files for good and wires memory. mlx-lm is pinned; `tests/backends/mlx/test_internals.py`
-breaks when what is relied on here has moved.
+breaks when what is relied on here has moved. What images need of the modules is in `mlx_lm_images`.
 """
 
 from __future__ import annotations
