@@ -148,6 +148,8 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     f32 [B, vector_size], not normalised; for pooling "rank" the scores of the labels, the first one
     being the relevance. Without pooling: `hidden` f32 [B, S, E], where padding means nothing.
     Rows of `per_block`, times `per_block_scale`, stand behind those of `embedding` in `inputs_embeds`.
+    So do E numbers for each of the first `deepstack` blocks, which are added to the stream after it:
+    zeros for text.
     """
 
     embedding: CodedTable
@@ -158,11 +160,13 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vector_size: int = 0
     per_block: CodedTable | None = None
     per_block_scale: float = 1.0
+    deepstack: int = 0
 
     @property
     def input_width(self) -> int:
         """Numbers of `inputs_embeds` for one id."""
-        return self.embedding.columns + (self.per_block.columns if self.per_block else 0)
+        own = self.per_block.columns if self.per_block else 0
+        return self.embedding.columns * (1 + self.deepstack) + own
 
 
 class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -206,6 +206,7 @@ def _onnx_graph(planned: Plan) -> OnnxGraph | None:
         key_value_dtype=planned.layout.number,
         states=row_states(planned.model),
         vector_size=vector_size(planned.model) if planned.model.encoder else 0,
+        deepstack=planned.model.deepstack,
     )
 
 

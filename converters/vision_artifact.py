@@ -26,10 +26,18 @@ import pathlib
 
 import msgspec
 
-from converters.artifact import ARTIFACT_FORMAT, READABLE_FORMATS, ArtifactError, TensorRecord
+from converters.artifact import (
+    ARTIFACT_FORMAT,
+    READABLE_FORMATS,
+    Artifact,
+    ArtifactError,
+    TensorRecord,
+)
 
 VISION_FILE = "vision.json"
 _PREFIX = "vision-"
+# Kinds whose models turn the positions of an image by row and column.
+SECTIONED = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"})
 
 
 class ImageForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,6 +89,27 @@ class VisionArtifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     run_bytes: int = 0
     tensors: tuple[TensorRecord, ...] = ()
     skipped_tensors: tuple[str, ...] = ()
+
+
+def misfit(tower: VisionArtifact, model: Artifact) -> str:
+    """Why images of the one cannot be put into prompts of the other; "" where they can.
+
+    Artifacts made before images were known say neither sections nor `deepstack`.
+    """
+    table, again = model.rope.get("global"), "remove its artifact, so that it is made again"
+    if tower.width != model.embedding_length:
+        return (
+            f"the projector makes {tower.width} numbers for a position,"
+            f" and the model reads {model.embedding_length}"
+        )
+    if tower.form.projector in SECTIONED and (table is None or table.sections is None):
+        return f"nothing is said of the sections by which the model rotates: {again}"
+    if model.onnx and model.onnx.deepstack != tower.deepstack:
+        return (
+            f"the projector adds to the stream after {tower.deepstack} blocks,"
+            f" and the model takes it after {model.onnx.deepstack}: {again}"
+        )
+    return ""
 
 
 def vision_folder(target: str) -> str:

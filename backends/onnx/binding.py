@@ -108,6 +108,7 @@ class BoundGraph:
                 device,
                 most_rows=most_rows,
                 width=artifact.embedding_length,
+                input_width=artifact.onnx.input_width,
                 top_k=top_k,
                 logits=self._lines,
                 has_hidden=self.has_hidden,

@@ -94,6 +94,7 @@ class DeviceSteps:
         *,
         most_rows: int,
         width: int,
+        input_width: int,
         top_k: int,
         logits: DeviceLines,
         has_hidden: bool,
@@ -109,7 +110,7 @@ class DeviceSteps:
             {
                 "logit_rows": (np.int64, (most_rows,)),
                 "seqlens_k": (np.int32, (most_rows,)),
-                "inputs_embeds": (np.float32, (most_rows, 1, width)),
+                "inputs_embeds": (np.float32, (most_rows, 1, input_width)),
             },
         )
         self._said = _Area(
@@ -143,7 +144,7 @@ class DeviceSteps:
     def run(
         self, first: int, embeddings: NDArray[np.float32], lengths: NDArray[np.int32], capacity: int
     ) -> Scores:
-        """Of float32 [rows, 1, width]. `lengths` are the rows' after this step, `capacity` the most
+        """Of float32 [rows, 1, input width]. `lengths` are the rows' after this step, `capacity` the most
         that a row can hold where it lies now.
         """
         key = (first, len(lengths))

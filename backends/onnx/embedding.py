@@ -17,11 +17,12 @@ def input_table(folder: pathlib.Path, graph: OnnxGraph) -> EmbeddingTable:
     weights, own = folder / WEIGHTS_FILE, None
     if graph.per_block:
         own = EmbeddingTable(weights, graph.per_block, graph.per_block_scale)
-    return EmbeddingTable(weights, graph.embedding, graph.embedding_scale, behind=own)
+    zeros = graph.deepstack * graph.embedding.columns
+    return EmbeddingTable(weights, graph.embedding, graph.embedding_scale, behind=own, zeros=zeros)
 
 
 class EmbeddingTable:
-    """`lookup` gives fp32 rows of the table, times `scale`; those of the table `behind` after them.
+    """`lookup` gives fp32 rows of the table, times `scale`; those of the table `behind`, or `zeros`, after them.
 
     Raises EngineError("load") for a table outside its file or of an unknown form.
     """
@@ -32,9 +33,11 @@ class EmbeddingTable:
         table: CodedTable,
         scale: float = 1.0,
         behind: EmbeddingTable | None = None,
+        zeros: int = 0,
     ) -> None:
         self._table = table
         self._behind = behind
+        self._zeros = zeros
         self._scale = np.float32(scale)
         self._weights = weights
         self._size = weights.stat().st_size
@@ -64,13 +67,20 @@ class EmbeddingTable:
         return mapped.view(np.ndarray)  # the subclass makes every indexing several times slower
 
     def lookup(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Float32 [len(ids), columns]. Ids must be in range; negative ones are not checked here."""
+        """Float32 [len(ids), columns and what stands behind them].
+
+        Ids must be in range; negative ones are not checked here.
+        """
         index = np.asarray(ids, np.int64)
         if self._table.bits in (16, 32):
             values = self._codes[index].astype(np.float32)
         else:
             values = self._decoded(index)
         values = values if self._scale == 1 else values * self._scale
+        if self._zeros:
+            wide = np.zeros((len(index), values.shape[1] + self._zeros), np.float32)
+            wide[:, : values.shape[1]] = values
+            return wide
         return np.concatenate((values, self._behind.lookup(index)), 1) if self._behind else values
 
     def _decoded(self, index: NDArray[np.int64]) -> NDArray[np.float32]:

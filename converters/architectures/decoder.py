@@ -37,6 +37,7 @@ def decoder(
     output_norm: str = "output_norm",
     is_centered: bool = False,
     temperature: Temperature | None = None,
+    deepstack: int = 0,
     unused: tuple[str, ...] = (),
 ) -> ModelShape:
     """The whole model around its blocks; `output.weight` absent means tied.
@@ -65,6 +66,7 @@ def decoder(
         logit_softcap=logit_softcap,
         temperature=temperature,
         encoder=encoder,
+        deepstack=0 if encoder else deepstack,
         unused=unused + left_out,
     )
 

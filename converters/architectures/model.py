@@ -35,7 +35,8 @@ class RopeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     [dimensions / 2] that divides them; `long_factors` takes its place where the context is longer
     than `original_context_length`. `scaling` linear and yarn use `scale`, the context factor.
     `magnitude` multiplies cos and sin on top of what yarn asks for itself; `yarn_log_multiplier` m
-    divides yarn's own 1 + 0.1 ln(scale) by 1 + 0.1 m ln(scale).
+    divides yarn's own 1 + 0.1 ln(scale) by 1 + 0.1 m ln(scale). `sections` and `has_interleaved_sections`
+    are those of `RopeTable`.
     """
 
     dimensions: int
@@ -50,6 +51,8 @@ class RopeRecipe(msgspec.Struct, frozen=True, kw_only=True):
     yarn_beta_slow: float = 1.0
     yarn_extrapolation: float = 1.0
     yarn_log_multiplier: float = 0.0
+    sections: tuple[int, int, int] | None = None
+    has_interleaved_sections: bool = False
 
 
 class BlockShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +149,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     `vocabulary` counts the ids that have both a row and a text. The output is tied where
     `output.weight` is `embedding.weight`. `logit_scale` multiplies the logits, then `logit_softcap`
-    c gives c · tanh(logits / c).
+    c gives c · tanh(logits / c). After each of the first `deepstack` blocks an image's positions add
+    numbers of their own to the stream.
     """
 
     architecture: str
@@ -166,6 +170,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     encoder: Encoder | None = None
     altup: AltUp | None = None
+    deepstack: int = 0
     unused: tuple[str, ...] = ()
 
     @property

@@ -5,7 +5,7 @@ Source: llama.cpp, `LLM_ARCH_QWEN3` and `llm_build_qwen3`: as qwen2 without bias
 each head of q and k before they are rotated, heads wider than E / H. `LLM_ARCH_QWEN3VL` and
 `llm_build_qwen3vl` add rotation by interleaved sections: see `rope_recipe`. NOTE: of sections that
 leave pairs over ([24, 20, 20] of 64) llama.cpp does not rotate pairs 61 and 62; the model does, and so
-do we. What images add to the first blocks (deepstack) is nothing for text.
+do we. `n_deepstack_layers`: after so many blocks images add something, which is nothing for text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from converters.architectures.header import Header
 from converters.architectures.mixers import Attention
 from converters.architectures.model import BlockShape, ModelShape
 from converters.architectures.rope_recipe import rope_recipe
+from converters.errors import MalformedFile
 
 
 def describe(header: Header) -> ModelShape:
@@ -24,7 +25,15 @@ def describe(header: Header) -> ModelShape:
         return decoder.pre_norm_block(header, index, attention(header, index), feed_forward)
 
     recipe = rope_recipe(header, attention(header, 0).head_size)
-    return decoder.decoder(header, block, {"global": recipe})
+    return decoder.decoder(header, block, {"global": recipe}, deepstack=deepstack(header))
+
+
+def deepstack(header: Header) -> int:
+    """Blocks, counted from the first, after which images add to the stream. Shared with `qwen3moe`."""
+    count = header.count("n_deepstack_layers", 0)
+    if count > decoder.block_count(header):
+        raise MalformedFile(f"{header.architecture}.n_deepstack_layers is {count}")
+    return count
 
 
 def attention(header: Header, index: int) -> Attention:

@@ -21,4 +21,4 @@ def describe(header: Header) -> ModelShape:
         return decoder.pre_norm_block(header, index, qwen3.attention(header, index), mixture)
 
     recipe = rope_recipe(header, qwen3.attention(header, 0).head_size)
-    return decoder.decoder(header, block, {"global": recipe})
+    return decoder.decoder(header, block, {"global": recipe}, deepstack=qwen3.deepstack(header))

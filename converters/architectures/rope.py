@@ -30,7 +30,12 @@ def rope_table(
     found = [short] if long is None else [short, long]
     if not (np.isfinite(found).all() and math.isfinite(magnitude(recipe))):
         raise MalformedFile("the rope frequencies are not finite numbers")
-    table = RopeTable(inverse_frequencies=tuple(short.tolist()), magnitude=magnitude(recipe))
+    table = RopeTable(
+        inverse_frequencies=tuple(short.tolist()),
+        magnitude=magnitude(recipe),
+        sections=recipe.sections,
+        is_interleaved=recipe.sections is not None and recipe.has_interleaved_sections,
+    )
     if long is None:
         return table
     return replace(

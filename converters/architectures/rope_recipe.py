@@ -17,14 +17,12 @@ SHORT_FACTORS = "rope_factors_short.weight"
 LONG_FACTORS = "rope_factors_long.weight"
 
 
-def rope_recipe(header: Header, head_size: int) -> RopeRecipe:
-    """The model's one table, from its metadata. Raises Unsupported for scalings not known here.
+# `llama_model_rope_type`: IMROPE; all others that say sections have them in blocks.
+INTERLEAVED_SECTIONS = frozenset({"qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"})
 
-    Vision models rotate by sections (`rope.dimension_sections`: time, height, width, a fourth); the
-    positions of text are the same in the first three, so that theirs is the ordinary rotation.
-    """
-    if any(header.integers("rope.dimension_sections")[3:]):
-        raise Unsupported(f"{header.architecture}: rotation by four sections is not supported")
+
+def rope_recipe(header: Header, head_size: int) -> RopeRecipe:
+    """The model's one table, from its metadata. Raises Unsupported for scalings not known here."""
     dimensions = header.count("rope.dimension_count", head_size)
     if dimensions % 2 or not 0 < dimensions <= head_size:
         raise MalformedFile(f"{header.architecture}.rope.dimension_count is {dimensions}")
@@ -33,10 +31,30 @@ def rope_recipe(header: Header, head_size: int) -> RopeRecipe:
         base=header.positive("rope.freq_base", 10000.0),
         factors=header.optional_vector("rope_freqs.weight", dimensions // 2),
         magnitude=header.positive("rope.scaling.attn_factor", 1.0),
+        sections=_sections(header, dimensions // 2),
+        has_interleaved_sections=header.architecture in INTERLEAVED_SECTIONS,
     )
     if header.has_tensor(LONG_FACTORS):
         return _longrope(header, recipe)
     return _scaled(header, recipe)
+
+
+def _sections(header: Header, pairs: int) -> tuple[int, int, int] | None:
+    """Of vision models (`rope.dimension_sections`: time, row, column, a fourth that is 0).
+
+    Positions of text are the same in all of them, so that theirs is the ordinary rotation. Sections
+    that do not cut the pairs are left out: text needs none, and images are refused without.
+    """
+    found = header.integers("rope.dimension_sections")
+    if any(found[3:]):
+        raise Unsupported(f"{header.architecture}: rotation by four sections is not supported")
+    if len(found) < 3 or not all(found[:3]):
+        return None
+    time, row, column = found[:3]
+    total = time + row + column
+    # Interleaved ones may leave pairs over, which are time's.
+    fits = total <= pairs if header.architecture in INTERLEAVED_SECTIONS else total == pairs
+    return (time, row, column) if fits else None
 
 
 def plain_recipe(header: Header, head_size: int, *, default_base: float) -> RopeRecipe:

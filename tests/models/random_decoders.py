@@ -221,6 +221,12 @@ DECODERS: dict[str, Architecture] = {
         lambda shape: {**sections(shape), "attention.layer_norm_rms_epsilon": 1e-6},
     ),
     "qwen3vl": Architecture("qwen3vl", qwen3_weights, interleaved_sections, is_tied=True),
+    "qwen3vl-deepstack": Architecture(
+        "qwen3vl",
+        qwen3_weights,
+        lambda shape: {**interleaved_sections(shape), "n_deepstack_layers": 1},
+        is_tied=True,
+    ),
     "gemma": Architecture("gemma", llama_weights, is_tied=True),
     "gemma2": Architecture(
         "gemma2",

@@ -65,6 +65,9 @@ class OnnxLoop:
         graph = self.artifact.onnx
         assert graph is not None
         found = looked_up(self.weights, graph.embedding, ids) * np.float32(graph.embedding_scale)
+        if graph.deepstack:
+            zeros = np.zeros((len(ids), graph.deepstack * found.shape[1]), np.float32)
+            return np.concatenate([found, zeros], axis=1)
         if graph.per_block is None:
             return found
         own = looked_up(self.weights, graph.per_block, ids) * np.float32(graph.per_block_scale)

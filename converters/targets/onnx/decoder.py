@@ -1,6 +1,7 @@
 """The graph of a causal decoder, from its shape and its layout. Pure: no file is read or written.
 
-Inputs: `inputs_embeds` [B, S, E] (behind them what blocks have of their own for each id), `seqlens_k` i32 [B] (ids of the row after this run, minus 1),
+Inputs: `inputs_embeds` [B, S, E] (behind them what blocks have of their own for each id, or what
+images add after the first blocks), `seqlens_k` i32 [B] (ids of the row after this run, minus 1),
 `total` i32 (the longest row), `logit_rows` i64 [R] (flat, into B·S), `cos`/`sin` [P, pairs] per rope
 table (`_local` for that one), per attending block `past_key.i`/`past_value.i` [B, kv_heads, T,
 head_size], and the states of `recurrent`. Outputs: `present_*` (the engine
@@ -46,15 +47,37 @@ class _Decoder:
         context = self._context()
         if self._model.altup:
             return self._build_streams(context, open_streams(parts, self._model.altup, embeds))
-        stream = Stream(embeds)
+        first, *deeper = self._cut_deepstack(embeds)
+        stream = Stream(first)
         last = len(self._model.blocks) - 1
         for index, block in enumerate(self._model.blocks):
             self._graph.scope = f"blk.{index}"
             narrowed = self._narrowed if index == last else None
             add_block(parts, context, stream, index, block, narrowed)
+            if index < len(deeper):
+                added = narrowed(deeper[index], "deepstack") if narrowed else deeper[index]
+                self._add_to_branch(stream, added)
         self._graph.scope = ""
         self._head(parts.stream_norm(stream, self._model.output_norm))
         return self._graph.model(self._model.architecture)
+
+    def _cut_deepstack(self, embeds: str) -> list[str]:
+        """[what the first block reads, what images add after the first, …], each [B, S, E]."""
+        count, graph = 1 + self._model.deepstack, self._graph
+        if count == 1:
+            return [embeds]
+        widths = graph.integers(*[self._model.embedding_length] * count)
+        names = ["embeds_own", *(f"deepstack.{index}" for index in range(count - 1))]
+        return graph.nodes("Split", [embeds, widths], names, axis=-1)
+
+    def _add_to_branch(self, stream: Stream, added: str) -> None:
+        """To the open branch, which the next norm adds: what text gives (zeros) then changes no bit."""
+        total = self._graph.scoped("deepstacked")
+        self._graph.nodes("Add", [stream.branch or stream.value, added], [total])
+        if stream.branch:
+            stream.branch = total
+        else:
+            stream.value = total
 
     def _build_streams(self, context: Context, streams: Streams) -> onnx.ModelProto:
         """As `build`, where the residual is several streams."""
@@ -70,6 +93,7 @@ class _Decoder:
     def _inputs(self) -> str:
         graph = self._graph
         altup, width = self._model.altup, self._model.embedding_length
+        width *= 1 + self._model.deepstack
         width += altup.table.columns if altup else 0
         graph.input("inputs_embeds", "float32", ["B", "S", width])
         graph.input("seqlens_k", "int32", ["B"])

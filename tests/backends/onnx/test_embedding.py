@@ -46,6 +46,18 @@ def test_rows_of_another_table_stand_behind(tmp_path: pathlib.Path):
     assert np.array_equal(found, np.concatenate([2 * first, 16 * second], 1)[[4, 0]])
 
 
+def test_zeros_stand_where_images_would_add_something(tmp_path: pathlib.Path):
+    table = GENERATOR.standard_normal((ROWS, COLUMNS), np.float32)
+    file_of(tmp_path / WEIGHTS_FILE, table)
+    graph = OnnxGraph(
+        embedding=CodedTable(rows=ROWS, columns=COLUMNS, bits=32, codes_offset=0), deepstack=3
+    )
+    found = input_table(tmp_path, graph).lookup([4, 0])
+    assert found.shape == (2, graph.input_width) == (2, 4 * COLUMNS)
+    assert np.array_equal(found[:, :COLUMNS], table[[4, 0]])
+    assert not found[:, COLUMNS:].any()
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("has_correction", [False, True])
 def test_coded_rows(tmp_path: pathlib.Path, bits: int, has_correction: bool):

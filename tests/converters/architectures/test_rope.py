@@ -6,10 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from converters.architectures.model import RopeRecipe
 from converters.architectures.rope import rope_table
 from converters.errors import MalformedFile
+from converters.plan import plan
+from tests.converters.random_headers import random_header
 
 
 def test_plain_frequencies():
@@ -35,6 +38,39 @@ def test_yarn_keeps_fast_pairs_and_divides_slow_ones():
     assert ratio[-1] == pytest.approx(0.25)
     assert (np.diff(ratio) <= 1e-15).all()
     assert table.magnitude == pytest.approx(1 + 0.1 * math.log(4))
+
+
+SECTIONS = [
+    ("qwen2vl", [8, 12, 12, 0], (8, 12, 12), False),
+    ("qwen2vl", [8, 12, 12], (8, 12, 12), False),
+    ("qwen2vl", [8, 12, 8, 0], None, False),
+    ("qwen2vl", [0, 0, 0, 0], None, False),
+    ("qwen3vl", [12, 10, 10, 0], (12, 10, 10), True),
+    ("qwen3vl", [11, 10, 10, 0], (11, 10, 10), True),
+    ("qwen3vlmoe", [14, 10, 10, 0], None, False),
+    ("qwen35", [4, 2, 2, 0], (4, 2, 2), True),
+    ("glm4", [4, 6, 6, 0], (4, 6, 6), False),
+]
+
+
+@pytest.mark.parametrize(("architecture", "said", "sections", "is_interleaved"), SECTIONS)
+def test_sections_that_cut_the_pairs_are_in_the_table(
+    architecture: str,
+    said: list[int],
+    sections: tuple[int, int, int] | None,
+    is_interleaved: bool,
+):
+    file = random_header(architecture)
+    extra = {
+        f"{architecture}.rope.dimension_sections": np.array(said),
+        f"{architecture}.rope.dimension_count": {"qwen35": 16, "glm4": 32}.get(architecture, 64),
+    }
+    file = replace(file, metadata=file.metadata | extra)
+    recipe = plan(file, "onnx-cpu").model.rope["global"]
+    table = rope_table(recipe)
+    assert (table.sections, table.is_interleaved) == (sections, is_interleaved)
+    plain = rope_table(replace(recipe, sections=None))
+    assert plain.inverse_frequencies == table.inverse_frequencies
 
 
 @pytest.mark.parametrize("factors", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])

@@ -108,3 +108,51 @@ def run_shared(loop: OnnxLoop, feeds: Inputs, caches: Inputs) -> npt.NDArray[np.
     binding.bind_output("logits", "cpu")
     loop.session.run_with_iobinding(binding)
     return binding.get_outputs()[-1].numpy()
+
+
+def stacked(folder: pathlib.Path, count: int) -> OnnxLoop:
+    """The same weights, whatever the count."""
+    own = folder / str(count)
+    own.mkdir(exist_ok=True)
+    return OnnxLoop(
+        converted(
+            own,
+            architecture="qwen3vl",
+            types="Q8_0",
+            metadata={"qwen3vl.n_deepstack_layers": count},
+        )
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_text_is_the_same_to_the_bit_where_images_may_add_something(
+    tmp_path: pathlib.Path, count: int
+):
+    plain, deep = stacked(tmp_path, 0), stacked(tmp_path, count)
+    for ids in (list(range(300, 330)), [330], [331, 332]):
+        expected, found = plain.run(ids), deep.run(ids)
+        for name in ("logits", "hidden", "lse"):
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_an_image_adds_after_a_block_is_added_to_its_own_position(
+    tmp_path: pathlib.Path, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Position 20 is told something after the last block of `count`; those before it see nothing."""
+    plain = stacked(tmp_path, count)
+    deep = OnnxLoop(tmp_path / str(count) / "model-onnx-cpu")
+    embedded = deep._embedded
+
+    def with_image(ids: list[int]) -> npt.NDArray[np.float32]:
+        found = embedded(ids)
+        found[20, -256:] += 0.5
+        return found
+
+    monkeypatch.setattr(deep, "_embedded", with_image)
+    ids = list(range(300, 330))
+    expected, found = (loop.run(ids, [19, 20, 29])["hidden"] for loop in (plain, deep))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert np.abs(found[1] - expected[1]).max() > 0.01
+    # After the last block nothing is left by which others could see it.
+    assert bool(np.abs(found[2] - expected[2]).max() > 1e-4) == (count == 1)
