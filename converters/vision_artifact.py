@@ -45,6 +45,7 @@ class ImageForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `merge` × `merge` patches become one position. `image_size` is the side of a tile, or 0 where the
     tower takes images of every size between `min_pixels` and `max_pixels` (0: the kind's own bounds).
+    Kinds that cut images into tiles make the longer side `longest_edge`, or give `min_tiles` to `max_tiles`.
     `mean` and `std` are of numbers between 0 and 1. `grid_size` is the side of the table of places,
     `window_size` in pixels that of a window, `head_size` that of the rotated heads.
     """
@@ -55,6 +56,9 @@ class ImageForm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_size: int = 0
     min_pixels: int = 0
     max_pixels: int = 0
+    longest_edge: int = 0
+    min_tiles: int = 1
+    max_tiles: int = 1
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     is_grouped: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from converters.errors import ConversionError
+from converters.errors import ConversionError, Unsupported
 from converters.gguf import GgufFile
 from converters.plan import RUNTIMES
 from converters.projectors.form import has_tower, projector_form, projector_type
@@ -41,8 +41,8 @@ class VisionAssessment(msgspec.Struct, frozen=True):
 
 def plan_vision(file: GgufFile, target: str) -> VisionPlan:
     """Raises ConversionError."""
-    tower = describe_tower(file)
-    return VisionPlan(target=target, tower=tower, artifact_bytes=0, resident_bytes=0, run_bytes=0)
+    describe_tower(file)
+    raise Unsupported(f"vision towers are not converted for {target} yet")
 
 
 def assess_vision(file: GgufFile) -> VisionAssessment:

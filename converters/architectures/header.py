@@ -169,6 +169,10 @@ class Header:
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
 
+    def names_with(self, stems: tuple[str, ...]) -> tuple[str, ...]:
+        """Tensors whose names begin with one of `stems`."""
+        return tuple(name for name in self._tensors if name.startswith(stems))
+
     def _key(self, key: str) -> str:
         return f"{self.architecture}.{key}"
 

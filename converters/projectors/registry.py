@@ -7,10 +7,16 @@ from collections.abc import Callable
 from converters.architectures.header import Header
 from converters.errors import Unsupported
 from converters.gguf import GgufFile
+from converters.projectors import gemma3, idefics3, internvl, mlp
 from converters.projectors.form import has_tower, projector_form, projector_type
 from converters.projectors.tower import VisionShape
 
-PROJECTORS: dict[str, Callable[[Header], VisionShape]] = {}
+PROJECTORS: dict[str, Callable[[Header], VisionShape]] = {
+    "gemma3": gemma3.describe,
+    "idefics3": idefics3.describe,
+    "internvl": internvl.describe,
+    "mlp": mlp.describe,
+}
 
 
 def describe_tower(file: GgufFile) -> VisionShape:

@@ -110,6 +110,13 @@ class Bend(msgspec.Struct, frozen=True, tag=True):
     activation: Activation
 
 
+class StepNorm(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A norm with an epsilon of its own."""
+
+    norm: Norm
+    epsilon: float
+
+
 class Turned(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """x · W for a weight that lies as [columns, rows]: what takes `columns` numbers to `rows`."""
 
@@ -118,7 +125,7 @@ class Turned(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     columns: int
 
 
-Step = Pool | Shuffle | Group | Bend | Turned | Linear | Norm
+Step = Pool | Shuffle | Group | Bend | Turned | Linear | StepNorm
 
 
 class Tap(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +137,11 @@ class Tap(msgspec.Struct, frozen=True, kw_only=True):
 
 class VisionShape(msgspec.Struct, frozen=True, kw_only=True):
     """A tower: patches → the sum of the products with `patches` → class token in front → places → first
-    norm → blocks → last norm → class token off → `steps`.
+    norm → blocks → last norm → class token off → `steps`. The first of `patches` has the bias.
 
     `embedding_length` is E of the tower, `width` that of the text model. `tile_patches` counts the
     patches of a tile where all have one size, else 0; `most_patches` those of the largest run, and
-    `most_tiles` the tiles of it. Norms and epsilons are of the tower; `unused` are tensors known to have
-    no role in it.
+    `most_tiles` the tiles of it. `unused` are tensors known to have no role.
     """
 
     name: str
@@ -144,7 +150,6 @@ class VisionShape(msgspec.Struct, frozen=True, kw_only=True):
     embedding_length: int
     epsilon: float
     patches: tuple[Linear, ...]
-    patch_bias: str = ""
     class_token: str = ""
     places: Places | None = None
     rotation: Rotation = ""
@@ -190,14 +195,14 @@ class VisionShape(msgspec.Struct, frozen=True, kw_only=True):
         for block in self.blocks:
             yield from (block.attention_norm, block.feed_forward_norm)
             yield from block.attention.norms()
-        yield from (step for step in self.all_steps() if isinstance(step, Norm))
+        yield from (step.norm for step in self.all_steps() if isinstance(step, StepNorm))
 
     def turned(self) -> Iterator[Turned]:
         yield from (step for step in self.all_steps() if isinstance(step, Turned))
 
     def vectors(self) -> Iterator[str]:
         """Tensors that are neither of a matrix nor of a norm."""
-        found = [self.patch_bias, self.class_token, self.row_break]
+        found = [self.class_token, self.row_break]
         for block in self.blocks:
             found += [block.attention_scale, block.feed_forward_scale]
         yield from (name for name in found if name)
