@@ -5,11 +5,11 @@ What stands before the messages of a request, whether the model shall think, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from backends.types import Message
-from daemon.api.lookup import KnownModel
+from daemon.api.lookup import KnownModel, require_sight
 from daemon.api.options import ResolvedOptions, resolve_options
 from daemon.config import Config
 from daemon.errors import Invalid, NotYet
@@ -55,6 +55,12 @@ def check_think(think: bool | str | None, model: KnownModel) -> None:
 def think_of(think: bool | str | None, model: KnownModel) -> bool | str | None:
     """A model that can think does, unless the client says otherwise."""
     return True if think is None and model.can("thinking") else think
+
+
+def check_images(messages: Iterable[Message], model: KnownModel) -> None:
+    """Raises Invalid, NotYet for images in front of a model that cannot see them."""
+    if any(message.images for message in messages):
+        require_sight(model)
 
 
 def refuse_later_fields(fields: dict[str, Any]) -> None:

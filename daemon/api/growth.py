@@ -22,8 +22,10 @@ _MARKUP_BYTES = 128
 def may_not_fit(chat: Chat) -> bool:
     """False where the prompt is short enough for its limit whatever its text is.
 
-    No text has more ids than bytes.
+    No text has more ids than bytes; how many positions an image takes only its model knows.
     """
+    if any(message.images for message in chat.messages):
+        return True
     nbytes = sum(len(text) + _MARKUP_BYTES for text in _texts(chat))
     return nbytes + _room(chat) > chat.limits.context_length
 

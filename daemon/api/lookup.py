@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from daemon.api.services import Services
-from daemon.errors import Forbidden, Invalid, NotFound
+from daemon.errors import Forbidden, Invalid, NotFound, NotYet
 from daemon.models.describe import capabilities_of
 from daemon.models.name import ModelName, is_cloud_reference, parse_name
 from daemon.models.resolved import ResolvedModel
@@ -20,7 +20,8 @@ CLOUD_DETAILS_DISABLED = "ollama cloud is disabled: remote model details are una
 class KnownModel:
     """`asked` is the name as sent, which answers and errors echo.
 
-    `go_template` is empty where the weights' own chat template is used.
+    `go_template` is empty where the weights' own chat template is used; `blindness` says why a model
+    that has eyes cannot use them here.
     """
 
     asked: str
@@ -28,6 +29,7 @@ class KnownModel:
     capabilities: tuple[str, ...]
     trained_context_length: int
     go_template: str
+    blindness: str = ""
 
     def can(self, capability: str) -> bool:
         return capability in self.capabilities
@@ -83,3 +85,11 @@ def require_capability(model: KnownModel, capability: str) -> None:
     """The text that clients of tools and inserts look for, with the full name."""
     if not model.can(capability):
         raise Invalid(f"{model.stored.name.full} does not support {capability}")
+
+
+def require_sight(model: KnownModel) -> None:
+    """For a request with images. Raises Invalid, or NotYet where the eyes are there but not usable."""
+    if not model.can("vision"):
+        if model.blindness:
+            raise NotYet(f"{model.stored.name.full} does not support vision: {model.blindness}")
+        require_capability(model, "vision")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
@@ -13,6 +15,11 @@ from litestar.handlers import BaseRouteHandler
 from daemon.api.body import read_struct
 from daemon.api.callers import caller_of
 from daemon.errors import Forbidden, Invalid
+
+_T = TypeVar("_T")
+_S = TypeVar("_S", bound=msgspec.Struct)
+# A body from here on has images in it, and takes a while to read.
+_LARGE_BYTES = 1 << 20
 
 
 class ApiRequest(Request[Any, Any, State]):
@@ -42,6 +49,12 @@ class ApiRequest(Request[Any, Any, State]):
         if wanted is None:
             return await super().json()
         return read_struct(await self.body(), wanted)
+
+    async def apart(self, read: Callable[[_S], _T], data: _S) -> _T:
+        """What `read`, a pure function, makes of the body; a large one does not hold up others."""
+        if len(await self.body()) < _LARGE_BYTES:
+            return read(data)
+        return await asyncio.to_thread(read, data)
 
 
 def client_of(request: Request[Any, Any, Any]) -> str:

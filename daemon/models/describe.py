@@ -199,6 +199,8 @@ def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tupl
     the word would send some.
     """
     found = list(model.config.capabilities)
+    if model.weights and "vision" in found:
+        found.remove("vision")
     template = choose_template(model, inspection)
     found += [name for name in ("tools", "thinking") if name in template.capabilities]
     if inspection is not None:

@@ -10,61 +10,64 @@ from typing import Any, cast
 
 from daemon.api.anthropic.wire import Block, Source
 from daemon.api.body import as_struct
-from daemon.api.conversation import refuse_later_fields
+from daemon.api.images import Parts, read_image
 from daemon.errors import Invalid, NotYet
 
 ATTACHMENTS = ("image", "document", "search_result")
 
 
-def nested_text(content: Any, where: str, attachments: Collection[str] = ()) -> str:
-    """The text of a string or of blocks in a list: texts, and `attachments` among them.
+def add_nested(parts: Parts, content: Any, where: str, attachments: Collection[str] = ()) -> None:
+    """A string, or the blocks of a list: texts, and `attachments` among them.
 
     Raises Invalid, NotYet.
     """
     if content is None or isinstance(content, str):
-        return content or ""
+        parts.add_text(content or "")
+        return
     if not isinstance(content, list):
         raise Invalid(f"{where}: expected a string or a list of content blocks")
-    blocks = [as_struct(item, Block) for item in cast("list[Any]", content)]
-    return "".join(_block_text(block, where, attachments) for block in blocks)
+    for item in cast("list[Any]", content):
+        _add_block(parts, as_struct(item, Block), where, attachments)
 
 
-def _block_text(block: Block, where: str, attachments: Collection[str]) -> str:
+def _add_block(parts: Parts, block: Block, where: str, attachments: Collection[str]) -> None:
     if block.type == "text":
-        return block.text
-    if block.type in attachments:
-        return attached_text(block, where)
-    raise Invalid(f'{where}: content blocks of type "{block.type}" are not supported here')
+        parts.add_text(block.text)
+    elif block.type in attachments:
+        add_attachment(parts, block, where)
+    else:
+        raise Invalid(f'{where}: content blocks of type "{block.type}" are not supported here')
 
 
-def attached_text(block: Block, where: str) -> str:
-    """The text of a block of `ATTACHMENTS`. Raises Invalid, NotYet."""
-    match block.type:
-        case "search_result":
-            return _titled(block.title, nested_text(block.content, f"{where}.content"))
-        case "document":
-            return _titled(block.title, _document_text(block, where))
-        case _:
-            _refuse_image(as_struct(block.source, Source))
-            return ""
+def add_attachment(parts: Parts, block: Block, where: str) -> None:
+    """A block of `ATTACHMENTS`. Raises Invalid, NotYet."""
+    if block.type == "image":
+        parts.add_image(_image(as_struct(block.source, Source)))
+        return
+    parts.add_text(f"{block.title}\n\n" if block.title else "")
+    if block.type == "search_result":
+        add_nested(parts, block.content, f"{where}.content")
+    else:
+        _add_document(parts, block, where)
+    parts.add_text("\n\n")
 
 
-def _document_text(block: Block, where: str) -> str:
+def _add_document(parts: Parts, block: Block, where: str) -> None:
     source = as_struct(block.source, Source)
     if source.type == "text":
-        return source.data
-    if source.type == "content":
-        return nested_text(source.content, f"{where}.source.content", ("image",))
-    raise NotYet(f'not supported by this version yet: "document" of source "{source.type}"')
+        parts.add_text(source.data)
+    elif source.type == "content":
+        add_nested(parts, source.content, f"{where}.source.content", ("image",))
+    else:
+        raise NotYet(f'not supported by this version yet: "document" of source "{source.type}"')
 
 
-def _refuse_image(source: Source) -> None:
+def _image(source: Source) -> bytes:
     if source.type != "base64":
         raise Invalid(
             f"invalid image source type: {source.type}. Only base64 images are supported."
         )
-    refuse_later_fields({"images": True})
-
-
-def _titled(title: str, text: str) -> str:
-    return f"{title}\n\n{text}\n\n" if title else f"{text}\n\n"
+    try:
+        return read_image(source.data)
+    except Invalid as error:
+        raise Invalid(f"invalid base64 image data: {error.message}") from error

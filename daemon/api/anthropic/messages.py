@@ -62,7 +62,7 @@ class Asked:
 async def _asked(data: CountRequest, request: ApiRequest, services: Services) -> Asked:
     """Raises Invalid, NotFound and others, before anything is loaded."""
     check_required(data)
-    wishes = read_wishes(data)
+    wishes = await request.apart(read_wishes, data)
     model = await know(services, data.model, await find(services, data.model))
     check_model(wishes, model)
     options = options_for(sent_options(data), model, services.config)

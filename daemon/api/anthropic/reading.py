@@ -16,7 +16,7 @@ import msgspec
 from backends.types import Chat, Message
 from daemon.api.anthropic.turns import Turns
 from daemon.api.anthropic.wire import CountRequest, MessagesRequest, OutputFormat, Tool, ToolChoice
-from daemon.api.conversation import conversation, refuse_later_fields, think_of
+from daemon.api.conversation import check_images, conversation, refuse_later_fields, think_of
 from daemon.api.lookup import KnownModel, require_capability, require_completion
 from daemon.api.options import ResolvedOptions
 from daemon.errors import Invalid
@@ -142,10 +142,11 @@ def _ignored(data: CountRequest) -> list[str]:
 
 
 def check_model(wishes: Wishes, model: KnownModel) -> None:
-    """Raises Invalid."""
+    """Raises Invalid, NotYet."""
     require_completion(model, "chat")
     if wishes.tools:
         require_capability(model, "tools")
+    check_images(wishes.messages, model)
 
 
 def sent_options(data: CountRequest) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backends.types import Message, ToolCall
-from daemon.api.anthropic.attachments import ATTACHMENTS, attached_text, nested_text
+from daemon.api.anthropic.attachments import ATTACHMENTS, add_attachment, add_nested
 from daemon.api.anthropic.wire import Block, WireMessage
+from daemon.api.images import Parts
 from daemon.errors import Invalid
 
 _ROLES = ("user", "assistant", "system")
@@ -53,7 +54,7 @@ class Turns:
     def _take(self, block: Block, turn: _Turn, where: str) -> None:
         match block.type:
             case "text":
-                turn.texts.append(block.text)
+                turn.parts.add_text(block.text)
             case "thinking":
                 turn.thoughts.append(block.thinking)
             case "tool_use":
@@ -61,7 +62,7 @@ class Turns:
             case "tool_result":
                 turn.results.append(self._result(block, where))
             case kind if kind in ATTACHMENTS:
-                turn.texts.append(attached_text(block, where))
+                add_attachment(turn.parts, block, where)
             case _:
                 self.ignored[f'content block "{block.type}"'] = None
 
@@ -76,9 +77,13 @@ class Turns:
     def _result(self, block: Block, where: str) -> Message:
         if not block.tool_use_id:
             raise Invalid("tool_result block missing required 'tool_use_id' field")
+        parts = Parts()
+        add_nested(parts, block.content, f"{where}.content", ATTACHMENTS)
         return Message(
             role="tool",
-            content=nested_text(block.content, f"{where}.content", ATTACHMENTS),
+            content=parts.text,
+            images=parts.images,
+            image_places=parts.places,
             tool_name=self._names.get(block.tool_use_id, ""),
             tool_call_id=block.tool_use_id,
         )
@@ -88,7 +93,7 @@ class Turns:
 class _Turn:
     """The parts of one message of the wire."""
 
-    texts: list[str] = field(default_factory=list[str])
+    parts: Parts = field(default_factory=Parts)
     thoughts: list[str] = field(default_factory=list[str])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     results: list[Message] = field(default_factory=list[Message])
@@ -96,11 +101,13 @@ class _Turn:
     def messages(self, role: str) -> list[Message]:
         spoken = Message(
             role=role,
-            content="".join(self.texts),
+            content=self.parts.text,
+            images=self.parts.images,
+            image_places=self.parts.places,
             thinking="".join(self.thoughts),
             tool_calls=tuple(self.calls),
         )
-        says_something = spoken.content or spoken.thinking or spoken.tool_calls
+        says_something = spoken.content or spoken.images or spoken.thinking or spoken.tool_calls
         return [*self.results, *([spoken] if says_something else [])]
 
 

@@ -12,7 +12,10 @@ import msgspec
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Of an image or a document. `data` is base64, or the text itself where `type` is "text"."""
+    """Of an image or a document. `data` is base64, or the text itself where `type` is "text".
+
+    What an image's `media_type` says does not count: its content does.
+    """
 
     type: str = ""
     data: str = ""

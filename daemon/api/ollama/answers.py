@@ -96,7 +96,7 @@ class Writer(Generic[_A]):
         """The answer to loading or unloading: no text, no metrics."""
         raise NotImplementedError
 
-    def rendered(self, prompt: str) -> _A:
+    def rendered(self, prompt: str, images: int) -> _A:
         """The answer to `_debug_render_only`."""
         raise NotImplementedError
 
@@ -125,8 +125,8 @@ class GenerateWriter(Writer[GenerateAnswer]):
     def bare(self, reason: str) -> GenerateAnswer:
         return GenerateAnswer(**self._common(done=True), response="", done_reason=reason)
 
-    def rendered(self, prompt: str) -> GenerateAnswer:
-        info = DebugInfo(rendered_template=prompt)
+    def rendered(self, prompt: str, images: int) -> GenerateAnswer:
+        info = DebugInfo(rendered_template=prompt, image_count=images)
         return GenerateAnswer(**self._common(done=False), response="", debug_info=info)
 
     def final(self, delta: Delta) -> GenerateAnswer:
@@ -155,8 +155,8 @@ class ChatWriter(Writer[ChatAnswer]):
     def bare(self, reason: str) -> ChatAnswer:
         return ChatAnswer(**self._common(done=True), message=_empty(), done_reason=reason)
 
-    def rendered(self, prompt: str) -> ChatAnswer:
-        info = DebugInfo(rendered_template=prompt)
+    def rendered(self, prompt: str, images: int) -> ChatAnswer:
+        info = DebugInfo(rendered_template=prompt, image_count=images)
         return ChatAnswer(**self._common(done=False), message=_empty(""), debug_info=info)
 
     def final(self, delta: Delta) -> ChatAnswer:

@@ -18,6 +18,7 @@ from backends.types import Chat, Render
 from daemon.api.conversation import options_for
 from daemon.api.exchange import Exchange, warning_headers
 from daemon.api.framing import EventAnswer, json_response
+from daemon.api.images import image_count
 from daemon.api.lookup import find, know
 from daemon.api.ollama.answers import ChatWriter, GenerateWriter, Timing, Writer, written
 from daemon.api.ollama.reading import (
@@ -52,7 +53,7 @@ class Asked(Generic[_A]):
     async def rendered(self, chat: Chat) -> AsyncGenerator[_A, None]:
         async with await self.exchange.acquire(wants_row=False) as lease:
             prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
-        yield self.writer.rendered(prompt)
+        yield self.writer.rendered(prompt, image_count(chat))
 
     async def answered(self, chat: Chat) -> AsyncGenerator[_A, None]:
         async with aclosing(written(self.exchange.deltas(chat), self.writer)) as answers:
@@ -91,7 +92,7 @@ class GenerationController(Controller):
         self, data: JSONBody[GenerateRequest], request: ApiRequest, services: Rooms
     ) -> Response[bytes]:
         timing = Timing()
-        wishes = read_wishes(data)
+        wishes = await request.apart(read_wishes, data)
         if not data.model.strip():
             raise NotFound("model '' not found")
         stored = await find(services, data.model)
@@ -113,7 +114,7 @@ class GenerationController(Controller):
         self, data: JSONBody[ChatRequest], request: ApiRequest, services: Rooms
     ) -> Response[bytes]:
         timing = Timing()
-        wishes = read_wishes(data)
+        wishes = await request.apart(read_wishes, data)
         if not data.model.strip():
             raise Invalid("model is required")
         stored = await find(services, data.model)

@@ -14,14 +14,15 @@ import msgspec
 
 from backends.types import Chat, Message, ToolCall
 from daemon.api.conversation import (
+    check_images,
     check_think,
     conversation,
     leading_messages,
-    refuse_later_fields,
     system_messages,
     think_of,
 )
 from daemon.api.exchange import KeepAlive
+from daemon.api.images import placed_images, read_image
 from daemon.api.lookup import KnownModel, require_capability, require_completion
 from daemon.api.ollama.keep_alive import parse_keep_alive
 from daemon.api.ollama.wire import ChatRequest, GenerateRequest, ModelRequest, WireMessage
@@ -38,11 +39,12 @@ _KNOWN_ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What both kinds of request say beside their texts, already understood."""
+    """What both kinds of request say, already understood; `messages` without what the model adds."""
 
     keep_alive: KeepAlive
     think: bool | str | None
     format: Any
+    messages: tuple[Message, ...]
 
     @property
     def is_unload(self) -> bool:
@@ -61,27 +63,40 @@ def read_think(value: Any) -> bool | str | None:
     return value
 
 
-def read_wishes(data: ModelRequest) -> Wishes:
-    """What can be refused without knowing the model. Raises Invalid."""
+def read_wishes(data: GenerateRequest | ChatRequest) -> Wishes:
+    """What can be refused without knowing the model. Raises Invalid, NotYet."""
     wishes = Wishes(
         keep_alive=parse_keep_alive(data.keep_alive),
         think=read_think(data.think),
         format=None if data.format == "" else data.format,
+        messages=_sent_messages(data),
     )
     if not 0 <= data.top_logprobs <= _MOST_TOP_LOGPROBS:
         raise Invalid(f"top_logprobs must be between 0 and {_MOST_TOP_LOGPROBS}")
     return wishes
 
 
+def _sent_messages(data: GenerateRequest | ChatRequest) -> tuple[Message, ...]:
+    """A prompt is what a user says."""
+    if isinstance(data, GenerateRequest):
+        data = ChatRequest(
+            messages=(WireMessage(role="user", content=data.prompt, images=data.images),)
+        )
+    return tuple(_message(message) for message in data.messages)
+
+
 def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> None:
     """Raises Invalid, then NotYet."""
     if data.raw and (data.template or data.system or data.context):
         raise Invalid("raw mode does not support template, system, or context")
+    for other in ("raw", "suffix"):
+        if data.images and getattr(data, other):
+            raise Invalid(f'"images" cannot be used with "{other}"')
     check_think(wishes.think, model)
     require_completion(model, "generate")
     if data.suffix:
         require_capability(model, "insert")
-    refuse_later_fields({"images": data.images})
+    check_images(wishes.messages, model)
 
 
 def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
@@ -90,8 +105,7 @@ def check_chat(data: ChatRequest, wishes: Wishes, model: KnownModel) -> None:
     require_completion(model, "chat")
     if data.tools:
         require_capability(model, "tools")
-    images = [image for message in data.messages for image in message.images]
-    refuse_later_fields({"images": images})
+    check_images(wishes.messages, model)
 
 
 async def check_template(source: str) -> None:
@@ -145,7 +159,7 @@ def generate_to_chat(
         wishes,
         options,
         model,
-        messages=(*_leading(data, model), Message(role="user", content=data.prompt)),
+        messages=(*_leading(data, model), *wishes.messages),
         template=data.template or model.go_template,
         suffix=data.suffix,
         context_ids=data.context,
@@ -165,13 +179,15 @@ def chat_to_chat(
     data: ChatRequest, wishes: Wishes, options: ResolvedOptions, model: KnownModel
 ) -> Chat:
     """The model's examples, then the request; its system text leads unless the request brings one."""
-    messages = conversation(tuple(_message(message) for message in data.messages), model)
+    messages = conversation(wishes.messages, model)
     tools = tuple(msgspec.json.encode(tool) for tool in data.tools)
     template = model.go_template
     return _chat(data, wishes, options, model, messages=messages, template=template, tools=tools)
 
 
 def _message(message: WireMessage) -> Message:
+    """Images stand where the text says `[img]`, else before it."""
+    content, places = placed_images(message.content, len(message.images))
     role = message.role.lower()
     calls = tuple(
         ToolCall(
@@ -184,8 +200,10 @@ def _message(message: WireMessage) -> Message:
     )
     return Message(
         role=role if role in _KNOWN_ROLES else message.role,
-        content=message.content,
+        content=content,
         thinking=message.thinking,
+        images=tuple(map(read_image, message.images)),
+        image_places=places,
         tool_calls=calls,
         tool_name=message.tool_name,
         tool_call_id=message.tool_call_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.api.conversation import check_think, refuse_later_fields
+from daemon.api.conversation import check_images, check_think
 from daemon.api.lookup import KnownModel, find, know, require_capability, require_completion
 from daemon.api.openai.reading import ChatWish
 from daemon.api.services import Services
@@ -22,4 +22,4 @@ def check_wish(wish: ChatWish, model: KnownModel) -> None:
     require_completion(model, "chat")
     if wish.tools.offered:
         require_capability(model, "tools")
-    refuse_later_fields({"images": [image for one in wish.messages for image in one.images]})
+    check_images(wish.messages, model)

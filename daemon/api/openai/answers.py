@@ -93,9 +93,10 @@ class _Writer:
     def completed(self, choice: Any, usage: Usage) -> Answer:
         return self._answer(self._whole_kind, (choice,), usage=WireUsage.of(usage))
 
-    def rendered(self, prompt: str) -> Answer:
+    def rendered(self, prompt: str, images: int) -> Answer:
         """The answer to `_debug_render_only`."""
-        return self._answer(self._whole_kind, (), debug_info=DebugInfo(rendered_template=prompt))
+        info = DebugInfo(rendered_template=prompt, image_count=images)
+        return self._answer(self._whole_kind, (), debug_info=info)
 
 
 class ChatWriter(_Writer):

@@ -12,6 +12,7 @@ from backends.types import Chat, Render
 from daemon.api.conversation import options_for
 from daemon.api.exchange import Exchange, warning_headers
 from daemon.api.framing import EventAnswer, error_handlers
+from daemon.api.images import image_count
 from daemon.api.lookup import require_capability, require_completion
 from daemon.api.openai.admission import check_wish, known
 from daemon.api.openai.answers import ChatWriter, TextWriter
@@ -35,7 +36,7 @@ async def rendered(
 ) -> AsyncGenerator[Answer, None]:
     async with await exchange.acquire(wants_row=False) as lease:
         prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
-    yield writer.rendered(prompt)
+    yield writer.rendered(prompt, image_count(chat))
 
 
 async def _loaded(exchange: Exchange, writer: TextWriter) -> AsyncGenerator[Answer, None]:
@@ -71,7 +72,7 @@ class CompletionController(Controller):
     async def chat(
         self, data: JSONBody[ChatRequest], request: ApiRequest, services: Rooms
     ) -> Response[bytes]:
-        wish = read_chat(data)
+        wish = await request.apart(read_chat, data)
         sampling = chat_options(data)
         model = await known(services, data.model)
         check_wish(wish, model)

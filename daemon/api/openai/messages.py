@@ -5,8 +5,6 @@ A message stays one message however many parts its content has. Texts of refusal
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -14,12 +12,15 @@ from typing import Any, cast
 import msgspec
 
 from backends.types import Message, ToolCall
+from daemon.api.images import Parts, read_image
 from daemon.api.openai.wire import ContentPart, WireMessage, WireToolCall
 from daemon.errors import Invalid, NotYet
 
 # What a developer says outranks the user, as the system's text does; most templates know only that.
 ROLES = {"developer": "system"}
-_IMAGE_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,(.*)", re.DOTALL)
+# No line break stands beside an image: chat templates put images straight into the text.
+TEXT_SEPARATOR = "\n"
+_IMAGE_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,")
 
 
 def read_messages(sent: tuple[WireMessage, ...]) -> tuple[Message, ...]:
@@ -34,11 +35,12 @@ def read_messages(sent: tuple[WireMessage, ...]) -> tuple[Message, ...]:
 
 def _message(message: WireMessage, names: Mapping[str, str]) -> Message:
     role = message.role.lower()
-    text, images = _content(message)
+    parts = _content(message)
     return Message(
         role=ROLES.get(role, role),
-        content=text,
-        images=images,
+        content=parts.text,
+        images=parts.images,
+        image_places=parts.places,
         thinking=message.reasoning or message.reasoning_content,
         tool_calls=tuple(tool_call(call, i) for i, call in enumerate(message.tool_calls)),
         tool_name=(message.name or names.get(message.tool_call_id, "")) if role == "tool" else "",
@@ -46,36 +48,41 @@ def _message(message: WireMessage, names: Mapping[str, str]) -> Message:
     )
 
 
-def _content(message: WireMessage) -> tuple[str, tuple[bytes, ...]]:
+def _content(message: WireMessage) -> Parts:
     content = message.content
-    if content is None:
-        if not message.tool_calls:
-            raise Invalid("invalid message content type: <nil>")
-        return "", ()
-    return (content, ()) if isinstance(content, str) else joined_parts(content)
+    if content is None and not message.tool_calls:
+        raise Invalid("invalid message content type: <nil>")
+    if content is None or isinstance(content, str):
+        return parts_of_text(content or "")
+    return _read_parts(content)
 
 
-def joined_parts(parts: Iterable[ContentPart]) -> tuple[str, tuple[bytes, ...]]:
-    """The texts with line breaks between them, and the images. Raises Invalid, NotYet."""
-    texts: list[str] = []
-    images: list[bytes] = []
-    for part in parts:
+def parts_of_text(text: str) -> Parts:
+    parts = Parts(TEXT_SEPARATOR)
+    parts.add_text(text)
+    return parts
+
+
+def _read_parts(sent: Iterable[ContentPart]) -> Parts:
+    """Raises Invalid, NotYet."""
+    parts = Parts(TEXT_SEPARATOR)
+    for part in sent:
         match part.type:
             case "text":
-                texts.append(part.text)
+                parts.add_text(part.text)
             case "refusal":
-                texts.append(part.refusal)
+                parts.add_text(part.refusal)
             case "image_url":
-                images.append(read_image(part.image_url))
+                parts.add_image(read_image_url(part.image_url))
             case "input_audio":
                 raise NotYet('not supported by this version yet: "input_audio"')
             case _:
                 raise Invalid("invalid message format")
-    return "\n".join(texts), tuple(images)
+    return parts
 
 
-def read_image(value: Any) -> bytes:
-    """`value` is a data URI, or an object with one as `url`. Raises Invalid."""
+def read_image_url(value: Any) -> bytes:
+    """`value` is a data URI, or an object with one as `url`. Raises Invalid, NotYet."""
     url = cast("dict[str, Any]", value).get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
         raise Invalid("invalid image input")
@@ -83,15 +90,13 @@ def read_image(value: Any) -> bytes:
         raise Invalid(
             "image URLs are not currently supported, please use base64 encoded data instead"
         )
-    found = _IMAGE_URL.fullmatch(url)
+    found = _IMAGE_URL.match(url)
+    if not found:
+        raise Invalid("invalid image input")
     try:
-        return base64.b64decode(found[1], validate=True) if found else _no_image()
-    except binascii.Error:
-        return _no_image()
-
-
-def _no_image() -> bytes:
-    raise Invalid("invalid image input")
+        return read_image(url[found.end() :])
+    except Invalid as error:
+        raise Invalid("invalid image input") from error
 
 
 def tool_call(call: WireToolCall, index: int) -> ToolCall:

@@ -217,8 +217,9 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: TextLogprobs | UnsetType = UNSET
 
 
-class DebugInfo(msgspec.Struct, frozen=True, kw_only=True):
+class DebugInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rendered_template: str
+    image_count: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

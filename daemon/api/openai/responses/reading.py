@@ -12,7 +12,14 @@ from typing import Any
 import msgspec
 
 from backends.types import Message, ToolCall
-from daemon.api.openai.messages import ROLES, read_arguments, read_image
+from daemon.api.images import Parts
+from daemon.api.openai.messages import (
+    ROLES,
+    TEXT_SEPARATOR,
+    parts_of_text,
+    read_arguments,
+    read_image_url,
+)
 from daemon.api.openai.reading import ChatWish, check_top_logprobs, read_effort, schema_text
 from daemon.api.openai.responses.wire import ContentPart, InputItem, ResponsesRequest, TextFormat
 from daemon.api.openai.tools import read_tools
@@ -139,15 +146,17 @@ class _Turns:
 
     def _take_message(self, item: InputItem, where: str) -> None:
         role = ROLES.get(item.role.lower(), item.role.lower())
-        text, images = _content(item.content, where)
+        parts = _content(item.content, where)
         if role != "assistant":
-            self.messages.append(Message(role=role, content=text, images=images))
+            self.messages.append(_message(role, parts))
             return
+        if parts.images:
+            raise Invalid(f"{where}: an assistant message cannot have images")
         last = self.messages[-1] if self.messages else None
         if last is not None and last.tool_calls:
-            self._change_last(content="\n".join(filter(None, (last.content, text))))
+            self._change_last(content="\n".join(filter(None, (last.content, parts.text))))
         else:
-            self.messages.append(self._assistant(content=text))
+            self.messages.append(self._assistant(content=parts.text))
 
     def _take_call(self, item: InputItem) -> None:
         self._names[item.call_id] = item.name
@@ -163,16 +172,9 @@ class _Turns:
         self._change_last(tool_calls=(*calls, call))
 
     def _take_output(self, item: InputItem, where: str) -> None:
-        text, images = _content(item.output, where)
-        self.messages.append(
-            Message(
-                role="tool",
-                content=text,
-                images=images,
-                tool_call_id=item.call_id,
-                tool_name=self._names.get(item.call_id, ""),
-            )
-        )
+        name = self._names.get(item.call_id, "")
+        parts = _content(item.output, where)
+        self.messages.append(_message("tool", parts, tool_call_id=item.call_id, tool_name=name))
 
     def _assistant(self, content: str = "") -> Message:
         thoughts, self._thoughts = "\n".join(self._thoughts), []
@@ -189,21 +191,31 @@ def _texts(parts: Iterable[ContentPart]) -> str:
     return "\n".join(part.text for part in parts)
 
 
-def _content(content: str | tuple[ContentPart, ...], where: str) -> tuple[str, tuple[bytes, ...]]:
-    """The texts with line breaks between them, and the images. Raises Invalid."""
+def _message(role: str, parts: Parts, *, tool_call_id: str = "", tool_name: str = "") -> Message:
+    return Message(
+        role=role,
+        content=parts.text,
+        images=parts.images,
+        image_places=parts.places,
+        tool_call_id=tool_call_id,
+        tool_name=tool_name,
+    )
+
+
+def _content(content: str | tuple[ContentPart, ...], where: str) -> Parts:
+    """Raises Invalid, NotYet."""
     if isinstance(content, str):
-        return content, ()
-    texts: list[str] = []
-    images: list[bytes] = []
+        return parts_of_text(content)
+    parts = Parts(TEXT_SEPARATOR)
     for j, part in enumerate(content):
         if part.type in _TEXTS:
-            texts.append(part.text)
+            parts.add_text(part.text)
         elif part.type == "refusal":
-            texts.append(part.refusal)
+            parts.add_text(part.refusal)
         elif part.type == "input_image":
-            images.append(read_image(part.image_url))
+            parts.add_image(read_image_url(part.image_url))
         elif part.type == "input_file":
             raise Invalid("file inputs are not currently supported")
         else:
             raise Invalid(f"{where}: content[{j}]: unknown content type: {part.type}")
-    return "\n".join(texts), tuple(images)
+    return parts

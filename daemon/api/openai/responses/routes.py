@@ -70,7 +70,7 @@ class ResponseController(Controller):
     async def respond(
         self, data: JSONBody[ResponsesRequest], request: ApiRequest, services: Rooms
     ) -> Response[bytes]:
-        wish = read_request(data)
+        wish = await request.apart(read_request, data)
         model = await known(services, data.model)
         check_wish(wish, model)
         options = options_for(_options(data), model, services.config)

@@ -88,8 +88,13 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
         400,
         "invalid image source type: url. Only base64 images are supported.",
     ),
-    (body([IMAGE]), 501, 'not supported by this version yet: "images"'),
-    (body(_nested(IMAGE)), 501, 'not supported by this version yet: "images"'),
+    (body([IMAGE]), 400, "registry.ollama.ai/library/plain:latest does not support vision"),
+    (body(_nested(IMAGE)), 400, "registry.ollama.ai/library/plain:latest does not support vision"),
+    (
+        body([{"type": "image", "source": {"type": "base64", "data": "aGk"}}]),
+        400,
+        "invalid base64 image data: illegal base64 data at input byte 3",
+    ),
     (
         body([{"type": "document", "source": {"type": "base64", "data": "aGk="}}]),
         501,

@@ -168,14 +168,32 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
     (
         "/api/generate",
         {"model": "plain", "prompt": "x", "images": ["aGk="]},
-        501,
-        'not supported by this version yet: "images"',
+        400,
+        "registry.ollama.ai/library/plain:latest does not support vision",
     ),
     (
         "/api/chat",
         {"model": "plain", "messages": [USER | {"images": ["aGk="]}]},
+        400,
+        "registry.ollama.ai/library/plain:latest does not support vision",
+    ),
+    (
+        "/api/chat",
+        {"model": "none", "messages": [USER | {"images": ["data:image/png;base64,aGk="]}]},
+        400,
+        "illegal base64 data at input byte 4",
+    ),
+    (
+        "/api/generate",
+        {"model": "plain", "prompt": "x", "images": ["UklGRgAAAABXQVZF"]},
         501,
-        'not supported by this version yet: "images"',
+        'not supported by this version yet: "audio"',
+    ),
+    (
+        "/api/generate",
+        {"model": "plain", "prompt": "x", "images": ["aGk="], "raw": True},
+        400,
+        '"images" cannot be used with "raw"',
     ),
     (
         "/api/chat",

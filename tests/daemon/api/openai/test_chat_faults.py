@@ -34,8 +34,13 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png;base64,aGk="}]}]},
-        501,
-        'not supported by this version yet: "images"',
+        400,
+        "registry.ollama.ai/library/plain:latest does not support vision",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png;base64,aGk"}]}]},
+        400,
+        "invalid image input",
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},

@@ -365,8 +365,8 @@ STORED = "is not supported: responses are not stored here; send the whole conver
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}, 400, "invalid image input"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,aGk="}]}]},
-            501,
-            'not supported by this version yet: "images"',
+            400,
+            "registry.ollama.ai/library/plain:latest does not support vision",
         ),
         ({"input": [{"type": "function_call", "arguments": "no"}]}, 400, "invalid tool call arguments"),
         ({"tools": [{"type": "mcp"}]}, 400, 'tools of type "mcp" are not supported'),
