@@ -21,6 +21,7 @@ FALLBACKS = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
     "IQ4_XS": "IQ4_NL",
+    "Q8_0": "F16",
 }
 # Mix name → (most tensors, tensors that get more bits, attn_v and ffn_down in every block?).
 MIXES = {

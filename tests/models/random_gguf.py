@@ -76,15 +76,18 @@ def make_gguf(
     seed: int = 0,
     chat_template: str | None = None,
     metadata: dict[str, Value] | None = None,
+    control: tuple[str, ...] = (),
+    merges: tuple[str, ...] = (),
 ) -> Path:
     """Write a random model and return its path; `**SIZES["1.1B"]` gives a benchmark's size.
 
     `types` is a GGML type, used for every matrix, or a mix such as "Q4_K_M"; vectors are F32.
     `metadata` adds or replaces keys, given whole. `chat_template` None takes the vocabulary's,
-    "" none. Raises KeyError for unknown architectures and types.
+    "" none. `control` are further control tokens, `merges` further merges ("left right"). Raises
+    KeyError for unknown architectures and types.
     """
     spec = ARCHITECTURES[architecture]
-    words = build_vocabulary(tokenizer, pre, vocabulary)
+    words = build_vocabulary(tokenizer, pre, vocabulary, control, merges)
     shape = Shape(
         blocks=blocks,
         embedding=embedding,
@@ -100,7 +103,7 @@ def make_gguf(
     writer.add_name(f"random {architecture} {types}")
     _add_metadata(writer, spec, shape, metadata or {})
     words.write(writer, chat_template)
-    _write_weights(writer, list(spec.weights(shape)), types, blocks, seed)
+    write_weights(writer, list(spec.weights(shape)), types, blocks, seed)
     return Path(path)
 
 
@@ -109,7 +112,11 @@ def _add_metadata(
 ) -> None:
     own = common_metadata(shape) | spec.metadata(shape)
     prefixed = {f"{spec.name}.{key}": value for key, value in own.items()}
-    for key, value in (prefixed | spec.whole_metadata | extra).items():
+    write_metadata(writer, prefixed | spec.whole_metadata | extra)
+
+
+def write_metadata(writer: GGUFWriter, metadata: dict[str, Value]) -> None:
+    for key, value in metadata.items():
         match value:
             case bool():
                 writer.add_bool(key, value)
@@ -123,7 +130,7 @@ def _add_metadata(
                 writer.add_array(key, value)
 
 
-def _write_weights(
+def write_weights(
     writer: GGUFWriter, weights: list[Weight], types: str, blocks: int, seed: int
 ) -> None:
     """Header, then each tensor's slices; the writer's file is used directly to stream them."""
@@ -154,6 +161,8 @@ def _write_weights(
 def _type_name(weight: Weight, types: str, blocks: int) -> str:
     if not weight.is_matrix:
         return "F32"
+    if weight.is_never_coded and types not in ("F32", "BF16"):
+        return "F16"
     return plan_block_type(weight.name, weight.shape[-1], types, blocks)
 
 

@@ -29,7 +29,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor: `shape` slowest dimension first; values are mean + std * normal, or `values`."""
+    """One tensor: `shape` slowest dimension first; values are mean + std * normal, or `values`.
+
+    What `is_never_coded` is F16 in a file of coded blocks.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +40,7 @@ class Weight:
     mean: float = 0.0
     is_matrix: bool = True
     values: tuple[float, ...] | None = None
+    is_never_coded: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ import xllamacpp
 native: Any = xllamacpp  # the extension carries no type information
 
 
+# Ids, text, or text with markers and the images that stand there.
+Prompt = str | list[int] | dict[str, Any]
+
+
 class TokenLogprob(NamedTuple):
     """One candidate at one position, natural logarithm."""
 
@@ -43,8 +47,12 @@ class LlamaCpp:
         threads: int = 1,
         is_encoder: bool = False,
         adapter: str | Path | None = None,
+        projector: str | Path | None = None,
     ) -> None:
         parameters = _parameters(Path(path), context, threads)
+        if projector is not None:
+            parameters.mmproj.path = str(projector)
+            parameters.mmproj_use_gpu = False
         if adapter is not None:
             parameters.lora_adapters = [_adapter(Path(adapter))]
         if is_encoder:
@@ -88,7 +96,7 @@ class LlamaCpp:
             found.append(Step(chosen, best))
         return found
 
-    def top_logprobs(self, prompt_ids: list[int], top: int = 5) -> list[TokenLogprob]:
+    def top_logprobs(self, prompt_ids: Prompt, top: int = 5) -> list[TokenLogprob]:
         """The `top` candidates for the token after the prompt, best first.
 
         The server withholds the candidates of a token that ends inside a UTF-8 character. A bias
@@ -98,7 +106,7 @@ class LlamaCpp:
         entries = answer["completion_probabilities"][0]["top_logprobs"]
         return [TokenLogprob(entry["id"], entry["logprob"]) for entry in entries]
 
-    def logprobs(self, prompt_ids: list[int], vocabulary: int) -> npt.NDArray[np.float64]:
+    def logprobs(self, prompt_ids: Prompt, vocabulary: int) -> npt.NDArray[np.float64]:
         """f64 [vocabulary]: log-probability of every id after the prompt."""
         row = np.full(vocabulary, -np.inf)
         for candidate in self.top_logprobs(prompt_ids, vocabulary):
@@ -140,7 +148,7 @@ class LlamaCpp:
 
     def _complete(
         self,
-        prompt: str | list[int],
+        prompt: Prompt,
         count: int,
         top: int = 0,
         bias: list[list[float]] | None = None,

@@ -5,6 +5,7 @@ Two kinds: `llama` (SentencePiece style: pieces with scores, 256 byte tokens, U+
 metadata; never touches weights. Every vocabulary has control tokens and a chat template.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Sequence
@@ -97,17 +98,37 @@ class Vocabulary:
 
 
 @functools.cache
-def build_vocabulary(kind: str, pre: str = "llama-bpe", size: int = 700) -> Vocabulary:
+def build_vocabulary(
+    kind: str,
+    pre: str = "llama-bpe",
+    size: int = 700,
+    control: tuple[str, ...] = (),
+    merges: tuple[str, ...] = (),
+) -> Vocabulary:
     """A vocabulary of exactly `size` tokens; beyond what training finds it is padded with words.
 
     `kind` "llama" (at least 600 tokens; `pre` is ignored) or "gpt2" (`pre` a key of
-    `PRE_TOKENIZERS`). Raises ValueError for other kinds.
+    `PRE_TOKENIZERS`). `merges` ("left right") are learnt too, `control` are more control tokens: the
+    last ids. Raises ValueError for other kinds.
     """
+    room = size - len(control) - len(merges)
     if kind == "llama":
-        return _build_llama(size)
+        return _extended(_build_llama(room), control, merges)
     if kind == "gpt2" and pre in PRE_TOKENIZERS:
-        return _build_gpt2(pre, size)
+        return _extended(_build_gpt2(pre, room), control, merges)
     raise ValueError(f"no test vocabulary of kind {kind!r} with pre-tokenizer {pre!r}")
+
+
+def _extended(found: Vocabulary, control: tuple[str, ...], merges: tuple[str, ...]) -> Vocabulary:
+    merged = [merge.replace(" ", "") for merge in merges]
+    more = len(merged) + len(control)
+    return dataclasses.replace(
+        found,
+        tokens=[*found.tokens, *merged, *control],
+        types=[*found.types, *[NORMAL] * len(merged), *[CONTROL] * len(control)],
+        scores=found.scores and [*found.scores, *[0.0] * more],
+        merges=[*found.merges, *merges],
+    )
 
 
 def _build_llama(size: int) -> Vocabulary:
