@@ -15,7 +15,8 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     `numbers` is the type that it computes in ("float16"), where the engine chooses one.
     `device_bytes`: what it may come to hold of a device's own memory, 0 on the CPU. `steps`: how
-    a device runs its decode steps, in words for people.
+    a device runs its decode steps, in words for people. `image_width`: numbers of an `ImageSpan` for
+    each position; 0 where the model takes no images, `images.ANY_WIDTH` where that does not matter.
     """
 
     context_length: int
@@ -30,6 +31,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     numbers: str = ""
     device_bytes: int = 0
     steps: str = ""
+    image_width: int = 0
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from backends.engine.images import check_images, image_positions
 from backends.types import (
     EngineError,
     Failed,
@@ -40,17 +41,21 @@ def plan_shift(held: int, keep: int) -> tuple[int, int]:
     return kept, kept + max(1, (held - kept) // 2)
 
 
-def plan_limits(request: GenerateRequest, capacity: int, vocabulary: int) -> tuple[int, int]:
+def plan_limits(
+    request: GenerateRequest, capacity: int, vocabulary: int, image_width: int = 0
+) -> tuple[int, int]:
     """(ids the row may hold, ids that may be sampled) for a row of `capacity` ids.
 
-    Raises EngineError: "invalid" for ids that the model has not, "too_long" for a prompt that leaves
-    no room for an answer.
+    Raises EngineError: "invalid" for ids that the model has not and images that `check_images` does
+    not take, "too_long" for a prompt that leaves no room for an answer.
     """
     context = min(max(request.context_length, 1), capacity)
     prompt = request.prompt_ids
     if not prompt:
         raise EngineError("invalid", "the prompt is empty")
-    if min(prompt) < 0 or max(prompt) >= vocabulary:
+    check_images(request, image_width)
+    foreign = sum(token_id < 0 for token_id in prompt) if min(prompt) < 0 else 0
+    if foreign != image_positions(request.images) or max(prompt) >= vocabulary:
         raise EngineError("invalid", f"the prompt has ids outside 0..{vocabulary - 1}")
     if len(prompt) > context - 1:
         raise EngineError("too_long", TOO_LONG)
@@ -84,9 +89,14 @@ class Generation:
 
     def _most_ids(self) -> int:
         """Ids that can be sampled before `is_full` says so."""
-        if self.request.shift:
+        if self._may_shift:
             return self.max_tokens
         return min(self.max_tokens, self.context - self.prompt_length)
+
+    @property
+    def _may_shift(self) -> bool:
+        """An image whose positions moved would have to be seen again: such an answer ends instead."""
+        return self.request.shift and not self.request.images
 
     @property
     def id(self) -> str:
@@ -132,7 +142,7 @@ class Generation:
 
     def is_full(self) -> bool:
         """No further id may be sampled, or there is no room to feed the last one."""
-        is_at_end = len(self.ids) >= self.context and not self.request.shift
+        is_at_end = len(self.ids) >= self.context and not self._may_shift
         return is_at_end or self.sampled >= self.max_tokens
 
     def close(self, reason: FinishReason) -> Finished:

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from backends.engine.applicant import Applicant, Fed, plan_prefill
 from backends.engine.contract import EngineCapabilities
 from backends.engine.generation import Generation, plan_limits
+from backends.engine.images import text_ids
 from backends.engine.sampling import Sampler
 from backends.types import EngineError, Failed, GenerateRequest, RequestId, TokenEvent
 
@@ -75,12 +76,16 @@ class RequestLoop(abc.ABC, Generic[_Seat]):
     def _accepted(self, request: GenerateRequest) -> Applicant:
         capabilities = self.capabilities
         context, max_tokens = plan_limits(
-            request, capabilities.context_length, capabilities.vocabulary
+            request,
+            capabilities.context_length,
+            capabilities.vocabulary,
+            capabilities.image_width,
         )
+        self._check_images(request)
         sampler = Sampler(
             request.sampling,
             newline_ids=request.newline_ids,
-            history=request.prompt_ids,
+            history=text_ids(request.prompt_ids),
             constraint=request.constraint,
         )
         return Applicant(
@@ -88,6 +93,9 @@ class RequestLoop(abc.ABC, Generic[_Seat]):
             sampler,
             has_reproducible_batches=capabilities.reproducible_batches,
         )
+
+    def _check_images(self, request: GenerateRequest) -> None:
+        """Raises EngineError for images that hold together but that this model cannot take."""
 
     def has_work(self) -> bool:
         return bool(self._closing or self._waiting or self._seats())

@@ -67,8 +67,11 @@ class SavedPrefixes(Generic[K]):
     # ---- writing ----
 
     def note(self, key: K, prefix: Prefix, exact_length: int) -> None:
-        """What is idle under `key` holds all of `prefix`: a later pause may write it."""
-        if len(prefix.ids) >= LEAST_IDS:
+        """What is idle under `key` holds all of `prefix`: a later pause may write it.
+
+        Images are left out: the files' folder says nothing of the tower that made their vectors.
+        """
+        if len(prefix.ids) >= LEAST_IDS and min(prefix.ids) >= 0:
             self._waiting[key] = _Waiting(prefix, exact_length)
 
     def forget(self, key: K) -> None:

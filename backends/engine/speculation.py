@@ -8,6 +8,7 @@ from what it has seen of this request; an account of runs saved and spent keeps 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 PATTERN = 3
@@ -22,6 +23,10 @@ _MOST_CREDIT = 3.0
 _FIRST_HIT_RATE = 0.3
 _NEW_HIT_PART = 0.15
 _NEW_COST_PART = 0.2
+
+
+def _is_text(token_id: int) -> bool:
+    return token_id >= 0
 
 
 class PromptLookup:
@@ -43,8 +48,14 @@ class PromptLookup:
         self._place = self._place + 1 if goes_on else known
 
     def ahead(self, count: int) -> list[int]:
-        """At most `count` ids that may come next; [] where nothing like this was there before."""
-        return self._ids[self._place : self._place + count] if self._place >= 0 else []
+        """At most `count` ids that may come next; [] where nothing like this was there before.
+
+        No id of an image ever comes next, so what was said before ends at one.
+        """
+        if self._place < 0:
+            return []
+        ahead = self._ids[self._place : self._place + count]
+        return ahead if min(ahead, default=0) >= 0 else list(itertools.takewhile(_is_text, ahead))
 
 
 class RunCosts:

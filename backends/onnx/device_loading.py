@@ -23,6 +23,7 @@ from backends.onnx.device_session import open_device_session
 from backends.onnx.embedding import input_table
 from backends.onnx.encoder import OnnxEncoder, make_encoder
 from backends.onnx.engine import OnnxEngine
+from backends.onnx.images import ImageInputs
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.row_states import DeviceStates
 from backends.onnx.rows import KeyValueRows
@@ -95,6 +96,7 @@ def _load_decoder(
         may_capture=not opened.obstacle,
     )
     embedding = input_table(folder, onnx)
+    images = ImageInputs(artifact, embedding)
     with _as_the_devices_fault():
         apart = check_device(graph, rows, embedding, artifact, reference)
     logger.info("%s agrees with the CPU to %.2f %% of the logits' spread", device.name, 100 * apart)
@@ -105,6 +107,7 @@ def _load_decoder(
     return OnnxEngine(
         graph=graph,
         embedding=embedding,
+        images=images,
         rows=rows,
         cache=PrefixCache(rows, max_idle=plan.idle),
         pace=Pace(),
@@ -115,6 +118,7 @@ def _load_decoder(
             grammar=True,
             embed=graph.has_hidden,
             adapters=True,
+            image_width=images.width,
             device=device.name,
             device_bytes=_weight_bytes(artifact, folder, load) + _rows_bytes(rows, onnx, plan),
             steps=steps,

@@ -23,6 +23,7 @@ from backends.engine.request_loop import RequestLoop
 from backends.engine.speculation import RunCosts
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.images import ImageInputs
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows, contiguous
 from backends.onnx.scores import Scores, raw_logprobs
@@ -31,6 +32,7 @@ from backends.onnx.vectors import VectorSource
 from backends.types import (
     EngineError,
     Failed,
+    GenerateRequest,
     TokenEvent,
 )
 
@@ -49,6 +51,7 @@ class OnnxEngine(RequestLoop[Seat]):
         *,
         graph: BoundGraph,
         embedding: EmbeddingTable,
+        images: ImageInputs,
         rows: KeyValueRows,
         cache: PrefixCache,
         capabilities: EngineCapabilities,
@@ -57,6 +60,7 @@ class OnnxEngine(RequestLoop[Seat]):
         super().__init__(capabilities)
         self._graph: BoundGraph | None = graph
         self._embedding = embedding
+        self._images = images
         self._rows = rows
         self._cache = cache
         self._pace = pace or Pace()
@@ -66,6 +70,9 @@ class OnnxEngine(RequestLoop[Seat]):
     def _require_loaded(self) -> None:
         if self._graph is None:
             raise EngineError("internal", "the model has been unloaded")
+
+    def _check_images(self, request: GenerateRequest) -> None:
+        self._images.check(request)
 
     def _decoding_seats(self) -> list[Seat]:
         return self._decoding
@@ -138,8 +145,9 @@ class OnnxEngine(RequestLoop[Seat]):
         start, chunk = generation.prefilled, self._chunk(seat)
         is_last = chunk == seat.left
         wanted = [chunk - 1] if is_last and generation.max_tokens > 0 else []
-        embeddings = self._embedding.lookup(generation.ids[start : start + chunk])[None]
-        scores = self._run(seat.row.index, embeddings, [start + chunk], wanted)
+        images, end = generation.request.images, start + chunk
+        embeddings = self._images.embeddings(generation.ids, start, end, images)[None]
+        scores = self._run(seat.row.index, embeddings, [end], wanted)
         seat.row.advance(chunk)
         generation.prefilled += chunk
         self._pace.saw_prefill(chunk, time.perf_counter() - begin)

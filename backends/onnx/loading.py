@@ -20,6 +20,7 @@ from backends.onnx.embedding import input_table
 from backends.onnx.encoder import make_encoder
 from backends.onnx.engine import OnnxEngine
 from backends.onnx.foreign_encoder import ForeignEncoder
+from backends.onnx.images import ImageInputs
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.saved_rows import SavedRows, form_of_rows
@@ -87,6 +88,7 @@ def _load_decoder(
         session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
     )
     embedding = input_table(folder, onnx)
+    images = ImageInputs(artifact, embedding)
     capabilities = EngineCapabilities(
         context_length=rows.capacity,
         rows=active,
@@ -94,6 +96,7 @@ def _load_decoder(
         grammar=True,
         embed=graph.has_hidden,
         adapters=True,
+        image_width=images.width,
         # Integer activations make a row's numbers independent of its neighbours; fp32 sums do not.
         reproducible_batches=onnx.key_value_dtype == "float32"
         and not (load.precise or artifact.precise),
@@ -104,6 +107,7 @@ def _load_decoder(
     return OnnxEngine(
         graph=graph,
         embedding=embedding,
+        images=images,
         rows=rows,
         cache=cache,
         capabilities=capabilities,

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.generation import Generation, plan_limits
+from backends.engine.images import ANY_WIDTH
 from backends.scripted.script import EOS_ID, VOCABULARY, Fault, Rule, Script
 from backends.types import (
     Constraint,
@@ -62,6 +63,7 @@ class ScriptedEngine:
             grammar=True,
             reproducible_batches=True,
             embed=script.vector_size > 0,
+            image_width=ANY_WIDTH,
         )
 
     def add(self, request: GenerateRequest) -> None:
@@ -71,7 +73,9 @@ class ScriptedEngine:
                 raise EngineError("internal", "the model has been unloaded")
             if self._drop(request_id) is not None:
                 raise EngineError("invalid", "this request id is in use")
-            context, max_tokens = plan_limits(request, self.capabilities.context_length, VOCABULARY)
+            context, max_tokens = plan_limits(
+                request, self.capabilities.context_length, VOCABULARY, ANY_WIDTH
+            )
             self._waiting.append(Generation(request, context=context, max_tokens=max_tokens))
         except EngineError as error:
             self._closing.append(Failed(request_id=request_id, code=error.code, message=str(error)))
@@ -97,7 +101,7 @@ class ScriptedEngine:
 
     def _seated(self, generation: Generation) -> Recital:
         generation.start()
-        prompt = bytes(i for i in generation.request.prompt_ids if i < 256)
+        prompt = bytes(i for i in generation.request.prompt_ids if 0 <= i < 256)
         return Recital(generation, self._script.rule_for(prompt.decode("utf-8", "replace")))
 
     def _advance(self, recital: Recital) -> list[TokenEvent]:

@@ -30,6 +30,13 @@ def test_the_latest_place_counts_and_a_running_match_is_followed():
     assert lookup.ahead(1) == [1]
 
 
+def test_no_image_is_guessed():
+    lookup = PromptLookup([1, 2, 3, 40, -7, -7, -7, 9, 1, 2, 3])
+    assert lookup.ahead(9) == [40]
+    lookup.push(40)
+    assert lookup.ahead(9) == []
+
+
 def test_short_beginnings_guess_nothing():
     assert PromptLookup([]).ahead(3) == []
     assert PromptLookup([1, 1]).ahead(3) == []

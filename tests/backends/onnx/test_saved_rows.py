@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backends.engine import prefix_files, saved_prefixes
+from backends.image_span import ImageSpan
 from backends.onnx.engine import OnnxEngine
 from tests.backends.onnx.engine_rig import (
     EXACT,
@@ -99,6 +100,18 @@ def test_a_second_turn_goes_on_from_the_disk(
     assert usage.cached_tokens == 0
     _, usage = answer(third, ask("e", text(1, 130), 5, reproducible=True))
     assert usage.cached_tokens == 0
+
+
+def test_images_are_not_written(artifact: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The folder of the files says nothing of the tower that made the vectors."""
+    engine = saving(artifact, tmp_path)
+    width = engine.capabilities.image_width
+    shown = ImageSpan(start=70, length=5, embeddings=bytes(4 * 5 * width))
+    ids = [*text(1, 70), *[-9] * 5, *text(2, 75)]
+    answer(engine, ask("a", ids, 5, images=(shown,)))
+    assert (rest(engine), files(tmp_path)) == (0, [])
+    answer(engine, ask("b", ids[:70], 5))
+    assert rest(engine) > 0
 
 
 def test_a_row_that_is_used_again_is_not_written(
