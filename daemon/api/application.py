@@ -20,6 +20,7 @@ from daemon.api.key_routes import KeyController
 from daemon.api.metrics import CountedRequests, MetricsController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
 from daemon.api.openai import CONTROLLERS as OPENAI_CONTROLLERS
+from daemon.api.pair_routes import PairController, PairsController
 from daemon.api.request import ApiRequest
 from daemon.api.services import Services
 from daemon.api.system import SystemController, daemon_version
@@ -30,6 +31,8 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     HearthController,
     DashboardController,
     KeyController,
+    PairController,
+    PairsController,
     *OLLAMA_CONTROLLERS,
     *ANTHROPIC_CONTROLLERS,
     *OPENAI_CONTROLLERS,

@@ -47,6 +47,8 @@ _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _NAMES_NEVER_PUBLIC = (".localhost", ".local", ".internal")
 # What tells no more than that a daemon is here, and whether it is well.
 _FREE_PATHS = frozenset({"/", "/api/version", "/healthz", "/readyz", "/dashboard"})
+# Whoever asks for a key has none.
+_FREE_POSTS = frozenset({"/api/pair", "/api/pair/claim"})
 # The dashboard's own files; what they show is asked for with a key.
 _FREE_FOLDER = "/dashboard/"
 
@@ -131,7 +133,11 @@ class Guard:
             await _redirect(send, str(scope["method"]), path, query)
         else:
             is_read = scope["method"] in ("GET", "HEAD")
-            is_free = is_read and (path in _FREE_PATHS or path.startswith(_FREE_FOLDER))
+            is_free = (
+                (path in _FREE_PATHS or path.startswith(_FREE_FOLDER))
+                if is_read
+                else scope["method"] == "POST" and path in _FREE_POSTS
+            )
             await self._admit(
                 is_free, scope, receive, self._sending(send, origin) if is_cross else send
             )

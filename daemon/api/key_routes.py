@@ -9,12 +9,15 @@ from litestar.params import FromPath, JSONBody
 from daemon.api.framing import json_response
 from daemon.api.request import only_managers
 from daemon.api.services import Rooms
-from daemon.lan.access import KeyScope, Moment
+from daemon.lan.access import AccessKey, KeyScope, Moment
 
 
 class AddKeyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Without `lifetime_seconds` the key holds until it is removed."""
+
     name: str
     scope: KeyScope = "use"
+    lifetime_seconds: float | None = None
 
 
 class AddKeyAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +33,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     scope: KeyScope
     created: Moment
     last_used: Moment | None
+    expires: Moment | None
 
 
 class KeysAnswer(msgspec.Struct, frozen=True):
@@ -42,6 +46,17 @@ class RemoveKeyAnswer(msgspec.Struct, frozen=True):
     left: int
 
 
+def _view(key: AccessKey) -> KeyView:
+    """Everything but the digest."""
+    return KeyView(
+        name=key.name,
+        scope=key.scope,
+        created=key.created,
+        last_used=key.last_used,
+        expires=key.expires,
+    )
+
+
 class KeyController(Controller):
     tags = ["hearth"]
     path = "/api/hearth/keys"
@@ -50,15 +65,11 @@ class KeyController(Controller):
     @get()
     async def list_keys(self, services: Rooms) -> Response[bytes]:
         keys = await services.keys.keys()
-        views = (
-            KeyView(name=k.name, scope=k.scope, created=k.created, last_used=k.last_used)
-            for k in keys
-        )
-        return json_response(KeysAnswer(tuple(views)))
+        return json_response(KeysAnswer(tuple(map(_view, keys))))
 
     @post(status_code=200)
     async def add_key(self, data: JSONBody[AddKeyRequest], services: Rooms) -> Response[bytes]:
-        key = await services.keys.add(data.name, data.scope)
+        key = await services.keys.add(data.name, data.scope, data.lifetime_seconds)
         return json_response(AddKeyAnswer(name=data.name, scope=data.scope, key=key))
 
     @delete("/{name:str}", status_code=200)

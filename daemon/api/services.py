@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from litestar.di import NamedDependency
 
 from backends.select import Machine, probe_machine
 from daemon.config import Config
 from daemon.lan.key_ring import KeyRing
+from daemon.lan.pairing import Pairing
 from daemon.metrics.counted import Metrics
 from daemon.models.artifact_collection import ArtifactCollector
 from daemon.models.create import Creator
@@ -41,6 +43,11 @@ class Services:
     readiness: Readiness = field(default_factory=Readiness)
     metrics: Metrics = field(default_factory=Metrics)
     machine: Callable[[], Awaitable[Machine]] = probe_machine
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """In memory only: nothing to open or to close."""
+        return Pairing(self.keys)
 
 
 # How a handler asks for them, by the parameter name `services`.

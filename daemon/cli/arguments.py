@@ -106,9 +106,27 @@ def _add_keys(commands: _Commands[argparse.ArgumentParser]) -> None:
     add.add_argument(
         "--manage", action="store_true", help="it may also change the shelf, and make keys"
     )
+    add.add_argument(
+        "--expires",
+        metavar="TIME",
+        help="refuse it after so long: 30d, 12h, 1h30m (default: never)",
+    )
     actions.add_parser("list", help="names, scopes, and when they were used")
     remove = actions.add_parser("remove", help="refuse a key from the next request on")
     remove.add_argument("name")
+    actions.add_parser("pending", help="devices that ask for a key, and their codes")
+    approve = actions.add_parser("approve", help="give a key to the device that shows this code")
+    approve.add_argument("code")
+    approve.add_argument("--name", default="", help="what the key is called (default: the device)")
+    approve.add_argument(
+        "--manage", action="store_true", help="it may also change the shelf, and make keys"
+    )
+    refuse = actions.add_parser("refuse", help="give none to the device that shows this code")
+    refuse.add_argument("code")
+    pair = commands.add_parser("pair", help="ask the daemon at HEARTH_HOST for a key")
+    pair.add_argument(
+        "name", nargs="?", default="", help="what to call this device (default: its name)"
+    )
 
 
 def _add_files(commands: _Commands[argparse.ArgumentParser]) -> None:

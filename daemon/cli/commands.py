@@ -199,6 +199,12 @@ def _key(arguments: argparse.Namespace) -> int:
     return manage_keys(arguments)
 
 
+def _pair(arguments: argparse.Namespace) -> int:
+    from daemon.cli.pair import ask_for_key
+
+    return ask_for_key(arguments.name)
+
+
 def _optimum(arguments: argparse.Namespace) -> int:
     from daemon.cli.optimum import manage
 
@@ -227,4 +233,5 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "discover": _discover,
     "doctor": _doctor,
     "key": _key,
+    "pair": _pair,
 }

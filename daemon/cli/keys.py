@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from daemon.cli.client import Client, ClientError
 from daemon.cli.terminal import human_time, print_table
 from daemon.config import ConfigError, default_home
+from daemon.durations import parse_duration_ns
 from daemon.errors import DaemonError
 from daemon.lan.access import KeyScope, add_key, keys_path, read_keys, remove_key
 from daemon.lan.addresses import local_addresses
@@ -23,15 +24,20 @@ from daemon.lan.addresses import local_addresses
 _ROUTE = "/api/hearth/keys"
 # Nothing there, an address where this machine counts as any other, or no Hearth of this build.
 _GO_TO_THE_FILE = (0, 401, 403, 404, 405)
+_PAIRS = "/api/hearth/pairs"
+_DAY = 86400.0
 _T = TypeVar("_T")
 
 
 def manage_keys(arguments: argparse.Namespace) -> int:
     """Raises ClientError."""
     with Client() as client:
+        if arguments.action in _PAIRING:
+            return _PAIRING[arguments.action](client, arguments)
         keys = _DaemonKeys(client) if _takes_keys(client) else _FileKeys()
         if arguments.action == "add":
-            return _add(keys, arguments.name, "manage" if arguments.manage else "use")
+            lifetime = _seconds(arguments.expires) if arguments.expires else None
+            return _add(keys, arguments.name, _scope(arguments), lifetime)
         if arguments.action == "remove":
             return _remove(keys, arguments.name)
         return _list(keys)
@@ -44,8 +50,9 @@ class _DaemonKeys:
     def listed(self) -> list[dict[str, Any]]:
         return self._client.request("GET", _ROUTE)["keys"]
 
-    def add(self, name: str, scope: KeyScope) -> str:
-        return self._client.request("POST", _ROUTE, {"name": name, "scope": scope})["key"]
+    def add(self, name: str, scope: KeyScope, lifetime_seconds: float | None) -> str:
+        body = {"name": name, "scope": scope, "lifetime_seconds": lifetime_seconds}
+        return self._client.request("POST", _ROUTE, body)["key"]
 
     def remove(self, name: str) -> int:
         return self._client.request("DELETE", f"{_ROUTE}/{name}")["left"]
@@ -61,8 +68,8 @@ class _FileKeys:
         keys = self._said(lambda: read_keys(self._home))
         return [msgspec.to_builtins(key) for key in keys]
 
-    def add(self, name: str, scope: KeyScope) -> str:
-        return self._said(lambda: add_key(self._home, name, scope))
+    def add(self, name: str, scope: KeyScope, lifetime_seconds: float | None) -> str:
+        return self._said(lambda: add_key(self._home, name, scope, lifetime_seconds))
 
     def remove(self, name: str) -> int:
         return self._said(lambda: remove_key(self._home, name))
@@ -107,8 +114,29 @@ def _is_this_machine(host: str) -> bool:
     return all(ip.startswith("127.") or ip == "::1" or ip in local_addresses() for ip in found)
 
 
-def _add(keys: _DaemonKeys | _FileKeys, name: str, scope: KeyScope) -> int:
-    key = keys.add(name, scope)
+def _scope(arguments: argparse.Namespace) -> KeyScope:
+    return "manage" if arguments.manage else "use"
+
+
+def _seconds(text: str) -> float:
+    """Days too, which Go's durations do not know. Raises ClientError."""
+    days, sign, rest = text.partition("d")
+    if not sign:
+        days, rest = "", text
+    try:
+        return (float(days) * _DAY if days else 0.0) + (
+            parse_duration_ns(rest) / 1e9 if rest else 0.0
+        )
+    except (ValueError, OverflowError) as error:
+        raise ClientError(
+            f"--expires {text[:40]!r} is no time such as 30d, 12h or 1h30m"
+        ) from error
+
+
+def _add(
+    keys: _DaemonKeys | _FileKeys, name: str, scope: KeyScope, lifetime_seconds: float | None
+) -> int:
+    key = keys.add(name, scope, lifetime_seconds)
     print("This is shown once; only its digest is kept:", file=sys.stderr)
     print(key)
     return 0
@@ -120,12 +148,20 @@ def _list(keys: _DaemonKeys | _FileKeys) -> int:
             key["name"],
             key["scope"],
             human_time(key["created"]),
-            human_time(key["last_used"]) if key["last_used"] else "never",
+            human_time(key["last_used"]) if key.get("last_used") else "never",
+            _end(key.get("expires")),
         ]
         for key in keys.listed()
     ]
-    print_table(["NAME", "SCOPE", "CREATED", "LAST USED"], rows)
+    print_table(["NAME", "SCOPE", "CREATED", "LAST USED", "EXPIRES"], rows)
     return 0
+
+
+def _end(moment: str | None) -> str:
+    if moment is None:
+        return "never"
+    text = human_time(moment, future=True)
+    return text if text.endswith("now") else "expired"
 
 
 def _remove(keys: _DaemonKeys | _FileKeys, name: str) -> int:
@@ -134,3 +170,39 @@ def _remove(keys: _DaemonKeys | _FileKeys, name: str) -> int:
     if not left:
         print("No key is left: beyond this machine nobody gets in.", file=sys.stderr)
     return 0
+
+
+def _pending(client: Client, _: argparse.Namespace) -> int:
+    devices = client.request("GET", _PAIRS)["devices"]
+    rows = [
+        [
+            f"{one['code'][:3]} {one['code'][3:]}",
+            one["name"],
+            one["address"],
+            f"{one['age_seconds']:.0f} s",
+        ]
+        for one in devices
+    ]
+    print_table(["CODE", "DEVICE", "ADDRESS", "AGE"], rows)
+    return 0
+
+
+def _approve(client: Client, arguments: argparse.Namespace) -> int:
+    body = {"code": arguments.code, "scope": _scope(arguments), "name": arguments.name}
+    name = client.request("POST", f"{_PAIRS}/approve", body)["name"]
+    print(f"the device gets the key '{name}'")
+    return 0
+
+
+def _refuse(client: Client, arguments: argparse.Namespace) -> int:
+    client.request("DELETE", f"{_PAIRS}/{quote(arguments.code, safe='')}")
+    print("the device gets no key")
+    return 0
+
+
+# These concern the daemon that runs: who asks is in its memory only.
+_PAIRING: dict[str, Callable[[Client, argparse.Namespace], int]] = {
+    "pending": _pending,
+    "approve": _approve,
+    "refuse": _refuse,
+}

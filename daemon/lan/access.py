@@ -33,6 +33,7 @@ _FORM = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = 1
+_MOST_LIFETIME_SECONDS = 100 * 365 * 86400
 
 
 class KeysDamaged(Internal):
@@ -45,18 +46,27 @@ class KeysDamaged(Internal):
         )
 
 
-class AccessKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept of a key: `digest` is SHA-256 in hexadecimal. Times are UTC, whole seconds."""
+class AccessKey(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What is kept of a key: `digest` is SHA-256 in hexadecimal. Times are UTC, whole seconds.
+
+    From `expires` on it is refused; None: until it is removed.
+    """
 
     name: str
     digest: str
     scope: KeyScope
     created: Moment
     last_used: Moment | None = None
+    expires: Moment | None = None
 
     @property
     def can_manage(self) -> bool:
         return self.scope == "manage"
+
+    def has_expired(self, at: datetime.datetime) -> bool:
+        return self.expires is not None and at >= self.expires
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +81,10 @@ def keys_path(home: pathlib.Path) -> pathlib.Path:
 def has_key_form(text: str) -> bool:
     """Whether this can be a key of ours at all; nothing else is worth a digest."""
     return _FORM.fullmatch(text) is not None
+
+
+def is_key_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def digest_of(key: str) -> str:
@@ -124,9 +138,15 @@ def _check(file: _File) -> None:
             raise KeysDamaged(f"it is damaged (a {field} is there twice)")
 
 
-def add_key(home: pathlib.Path, name: str, scope: KeyScope) -> str:
-    """The new key, which exists nowhere else. Raises Invalid, KeysDamaged, NoSpace."""
-    if not _NAME.fullmatch(name):
+def add_key(
+    home: pathlib.Path, name: str, scope: KeyScope, lifetime_seconds: float | None = None
+) -> str:
+    """The new key, which exists nowhere else. Raises Invalid, KeysDamaged, NoSpace.
+
+    `lifetime_seconds`: after which it is refused, at least one; None: never.
+    """
+    expires = None if lifetime_seconds is None else _in(lifetime_seconds)
+    if not is_key_name(name):
         raise Invalid(
             "a key's name has 1 to 64 letters, digits, '.', '_', '@' and '-', and begins with "
             "a letter or digit"
@@ -137,8 +157,16 @@ def add_key(home: pathlib.Path, name: str, scope: KeyScope) -> str:
             raise Invalid(f"there is a key named '{name}' already")
         if len(keys) >= MAX_KEYS:
             raise Invalid(f"there are {MAX_KEYS} keys already; remove one first")
-        keys.append(AccessKey(name=name, digest=digest_of(key), scope=scope, created=now()))
+        keys.append(
+            AccessKey(name=name, digest=digest_of(key), scope=scope, created=now(), expires=expires)
+        )
     return key
+
+
+def _in(seconds: float) -> datetime.datetime:
+    if not 1 <= seconds <= _MOST_LIFETIME_SECONDS:
+        raise Invalid("a key lives at least a second and at most a hundred years")
+    return now() + datetime.timedelta(seconds=int(seconds))
 
 
 def remove_key(home: pathlib.Path, name: str) -> int:

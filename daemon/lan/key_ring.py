@@ -55,8 +55,9 @@ class KeyRing:
             return None
         self._refresh()
         key = self._by_digest.get(digest_of(presented))
-        if key is not None:
-            self._note(key.digest)
+        if key is None or key.has_expired(now()):
+            return None
+        self._note(key.digest)
         return key
 
     async def keys(self) -> list[AccessKey]:
@@ -64,9 +65,9 @@ class KeyRing:
         known = await asyncio.to_thread(read_keys, self._home)
         return [with_use(key, self._uses) for key in known]
 
-    async def add(self, name: str, scope: KeyScope) -> str:
+    async def add(self, name: str, scope: KeyScope, lifetime_seconds: float | None = None) -> str:
         """As `add_key`."""
-        return await asyncio.to_thread(add_key, self._home, name, scope)
+        return await asyncio.to_thread(add_key, self._home, name, scope, lifetime_seconds)
 
     async def remove(self, name: str) -> int:
         """As `remove_key`."""

@@ -3,6 +3,7 @@
 import { choose, offerModels, startChat } from "./chat.js";
 import { rememberKey } from "./daemon.js";
 import { byId } from "./elements.js";
+import { askOwner, showDevices } from "./pairing.js";
 import { present, pull, shelf, showLoaded, showMachine, showShelf, showWork } from "./overview.js";
 
 const EVERY_MS = 2000;
@@ -24,6 +25,7 @@ async function refresh(withShelf = true) {
     showMachine(found.activity);
     showLoaded(found.loaded, canManage, refresh);
     showWork(found.queue, found.activity.conversions);
+    if (canManage) await showDevices(refresh);
     if (!withShelf) return;
     const models = await shelf();
     showShelf(models, canManage, { refresh, chat: (name) => { show("chat"); choose(name); } });
@@ -50,6 +52,7 @@ byId("key-form").addEventListener("submit", (event) => {
   byId("key").value = "";
   refresh();
 });
+byId("pair").addEventListener("click", () => askOwner(refresh));
 byId("pull-form").addEventListener("submit", (event) => {
   event.preventDefault();
   pull(byId("pull-name").value.trim(), refresh);

@@ -195,6 +195,6 @@ def lines(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  nothing announces it
             await asyncio.sleep(0.01)

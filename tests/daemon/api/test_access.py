@@ -24,6 +24,7 @@ from daemon.lan.access import add_key, has_key_form, read_keys
 from daemon.lan.addresses import local_addresses
 from daemon.lan.key_ring import KeyRing
 from tests.daemon.api.rig import Rig, api_rig
+from tests.daemon.api.route_table import DIGEST, FREE, MANAGE, ROUTES
 
 # What makes a request over loopback another machine's.
 ELSEWHERE = {"X-Forwarded-For": "192.168.1.9"}
@@ -207,60 +208,6 @@ async def test_pages_of_known_origins_can_read_the_refusal(keyed: Keyed) -> None
     assert preflight.status_code == 204
 
 
-# Every route there is, and what it takes: nothing, a key to use, a key to manage.
-FREE, USE, MANAGE = "free", "use", "manage"
-DIGEST = "sha256:" + "0" * 64
-ROUTES: dict[tuple[str, str], str] = {
-    ("GET", "/"): FREE,
-    ("HEAD", "/"): FREE,
-    ("GET", "/api/version"): FREE,
-    ("HEAD", "/api/version"): FREE,
-    ("GET", "/healthz"): FREE,
-    ("GET", "/readyz"): FREE,
-    ("GET", "/api/tags"): USE,
-    ("HEAD", "/api/tags"): USE,
-    ("GET", "/api/ps"): USE,
-    ("GET", "/api/queue"): USE,
-    ("GET", "/metrics"): USE,
-    ("GET", "/api/status"): USE,
-    ("GET", "/api/experimental/model-recommendations"): USE,
-    ("POST", "/api/me"): USE,
-    ("POST", "/api/show"): USE,
-    ("POST", "/api/generate"): USE,
-    ("POST", "/api/chat"): USE,
-    ("POST", "/api/embed"): USE,
-    ("POST", "/api/embeddings"): USE,
-    ("POST", "/v1/chat/completions"): USE,
-    ("POST", "/v1/completions"): USE,
-    ("POST", "/v1/embeddings"): USE,
-    ("POST", "/v1/rerank"): USE,
-    ("POST", "/rerank"): USE,
-    ("POST", "/api/rerank"): USE,
-    ("POST", "/v1/responses"): USE,
-    ("GET", "/v1/models"): USE,
-    ("GET", "/v1/models/{asked:path}"): USE,
-    ("POST", "/v1/messages"): USE,
-    ("POST", "/v1/messages/count_tokens"): USE,
-    ("GET", "/openapi"): USE,
-    ("GET", "/openapi/openapi.json"): USE,
-    ("GET", "/openapi/{path:str}"): USE,
-    ("POST", "/api/copy"): MANAGE,
-    ("DELETE", "/api/delete"): MANAGE,
-    ("POST", "/api/create"): MANAGE,
-    ("POST", "/api/import"): MANAGE,
-    ("POST", "/api/pull"): MANAGE,
-    ("POST", "/api/push"): MANAGE,
-    ("HEAD", "/api/blobs/{digest:str}"): MANAGE,
-    ("POST", "/api/blobs/{digest:str}"): MANAGE,
-    ("GET", "/api/hearth/du"): MANAGE,
-    ("GET", "/api/hearth/doctor"): MANAGE,
-    ("POST", "/api/hearth/adopt"): MANAGE,
-    ("GET", "/api/hearth/keys"): MANAGE,
-    ("POST", "/api/hearth/keys"): MANAGE,
-    ("DELETE", "/api/hearth/keys/{name:str}"): MANAGE,
-}
-
-
 def registered(rig: Rig) -> set[tuple[str, str]]:
     return {
         (method, route.path)
@@ -277,7 +224,7 @@ async def test_the_table_has_every_route_there_is(keyed: Keyed) -> None:
 @pytest.mark.parametrize(("method", "route"), ROUTES)
 async def test_what_each_route_takes(keyed: Keyed, method: str, route: str) -> None:
     path = route.replace("{digest:str}", DIGEST)
-    for part in ("{asked:path}", "{name:str}", "{path:str}"):
+    for part in ("{asked:path}", "{name:str}", "{path:str}", "{code:str}"):
         path = path.replace(part, "nobody")
     needs = ROUTES[method, route]
     expected = {

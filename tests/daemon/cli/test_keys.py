@@ -44,8 +44,9 @@ async def test_without_a_daemon_the_file_is_changed(tmp_path: pathlib.Path) -> N
     assert (known.name, known.scope, known.digest) == ("laptop", "manage", digest_of(output[:-1]))
     code, output, _ = await hearth(NOBODY, home, "key", "list")
     header, row = output.splitlines()
-    assert header.split() == ["NAME", "SCOPE", "CREATED", "LAST", "USED"]
-    assert row.split()[:2] == ["laptop", "manage"] and row.endswith("never")
+    assert header.split() == ["NAME", "SCOPE", "CREATED", "LAST", "USED", "EXPIRES"]
+    assert row.split()[:2] == ["laptop", "manage"]
+    assert row.split()[-2:] == ["never", "never"]
     code, output, errors = await hearth(NOBODY, home, "key", "remove", "laptop")
     assert (code, output) == (0, "removed 'laptop'\n")
     assert "No key is left" in errors
@@ -58,6 +59,7 @@ async def test_without_a_daemon_the_file_is_changed(tmp_path: pathlib.Path) -> N
         (("add", "laptop"), "there is a key named 'laptop' already"),
         (("add", "a b"), "name"),
         (("remove", "tv"), "no key is named 'tv'"),
+        (("add", "tv", "--expires", "0s"), "a key lives at least a second"),
     ],
 )
 async def test_what_cannot_be_done_is_one_sentence(
@@ -98,7 +100,8 @@ async def test_a_running_daemon_is_asked(tmp_path: pathlib.Path) -> None:
         headers = {"X-Real-IP": "192.168.1.9", "Authorization": f"Bearer {key}"}
         assert (await rig.client.get("/api/tags", headers=headers)).status_code == 200
         code, output, _ = await hearth(host_of(rig), other, "key", "list")
-        assert output.splitlines()[1].endswith((" second ago", " seconds ago"))
+        assert output.splitlines()[1].endswith("never")
+        assert re.search(r"seconds? ago +never", output)
         code, output, _ = await hearth(host_of(rig), other, "key", "remove", "tv")
         assert code == 0
         assert (await rig.client.get("/api/tags", headers=headers)).status_code == 401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -232,3 +233,20 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: pathlib.Path) -> 
         assert len(read_keys(tmp_path)) == known + 1
         for key in read_keys(tmp_path):
             remove_key(tmp_path, key.name)
+
+
+def test_a_key_with_a_lifetime_ends(tmp_path: pathlib.Path) -> None:
+    add_key(tmp_path, "guest", "use", 3600)
+    add_key(tmp_path, "own", "use")
+    guest, own = read_keys(tmp_path)
+    assert guest.expires is not None and own.expires is None
+    assert not guest.has_expired(guest.expires - datetime.timedelta(seconds=1))
+    assert guest.has_expired(guest.expires)
+    assert not own.has_expired(guest.expires)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12])
+def test_no_lifetime_is_absurd(tmp_path: pathlib.Path, seconds: float) -> None:
+    with pytest.raises(Invalid, match="a key lives"):
+        add_key(tmp_path, "guest", "use", seconds)
+    assert read_keys(tmp_path) == ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import pathlib
 
 import pytest
 
-from daemon.lan.access import KeysDamaged, add_key, keys_path, read_keys, remove_key
+from daemon.lan.access import KeysDamaged, add_key, keys_path, now, read_keys, remove_key
 from daemon.lan.key_ring import KeyRing
 from tests.daemon.api.rig import until
 
@@ -99,4 +100,16 @@ async def test_a_home_that_cannot_be_written_costs_only_the_times(
     assert key not in caplog.text
     assert ring.find(key) is not None
     (tmp_path / "keys.lock").rmdir()
+    await ring.close()
+
+
+async def test_an_expired_key_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = KeyRing(tmp_path)
+    key = await ring.add("guest", "use", 60)
+    assert ring.find(key) is not None
+    later = now() + datetime.timedelta(seconds=61)
+    monkeypatch.setattr("daemon.lan.key_ring.now", lambda: later)
+    assert ring.find(key) is None
     await ring.close()
