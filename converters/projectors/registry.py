@@ -7,7 +7,7 @@ from collections.abc import Callable
 from converters.architectures.header import Header
 from converters.errors import Unsupported
 from converters.gguf import GgufFile
-from converters.projectors import gemma3, idefics3, internvl, mlp
+from converters.projectors import gemma3, idefics3, internvl, mlp, pixtral, qwen_vl
 from converters.projectors.form import has_tower, projector_form, projector_type
 from converters.projectors.tower import VisionShape
 
@@ -16,6 +16,10 @@ PROJECTORS: dict[str, Callable[[Header], VisionShape]] = {
     "idefics3": idefics3.describe,
     "internvl": internvl.describe,
     "mlp": mlp.describe,
+    "pixtral": pixtral.describe,
+    "qwen2vl_merger": qwen_vl.describe_2,
+    "qwen2.5vl_merger": qwen_vl.describe_2_5,
+    "qwen3vl_merger": qwen_vl.describe_3,
 }
 
 

@@ -101,9 +101,13 @@ class Shuffle(msgspec.Struct, frozen=True, tag=True):
 
 
 class Group(msgspec.Struct, frozen=True, tag=True):
-    """Each `count` neighbours in the order of the patches become one: [P, E] → [P / count, count · E]."""
+    """Each `count` neighbours in the order of the patches become one: [P, E] → [P / count, count · E].
+
+    One patch behind the other or, `is_interleaved`, the first number of each, then the second of each …
+    """
 
     count: int
+    is_interleaved: bool = False
 
 
 class Bend(msgspec.Struct, frozen=True, tag=True):

@@ -88,9 +88,9 @@ def patch_linears(header: Header, width: int, patch: int) -> tuple[Linear, ...]:
     )
 
 
-def places(header: Header, width: int, rows: int) -> Places:
+def places(header: Header, width: int, rows: int, *, is_interpolated: bool = False) -> Places:
     header.array("v.position_embd.weight", rows, width)
-    return Places(table="v.position_embd.weight", rows=rows)
+    return Places(table="v.position_embd.weight", rows=rows, is_interpolated=is_interpolated)
 
 
 def class_token(header: Header, width: int) -> str:
