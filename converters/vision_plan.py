@@ -49,7 +49,7 @@ def assess_vision(file: GgufFile) -> VisionAssessment:
     """Plans the tower for every runtime."""
     if not has_tower(file):
         return VisionAssessment()
-    found = VisionAssessment(projector_type(projector_form(file)), {}, {}, {})
+    found = VisionAssessment(_kind(file), {}, {}, {})
     for target, runtime in RUNTIMES.items():
         try:
             planned = plan_vision(file, target)
@@ -59,3 +59,11 @@ def assess_vision(file: GgufFile) -> VisionAssessment:
             found.estimates[runtime] = planned.artifact_bytes
             found.memory[runtime] = planned.resident_bytes + planned.run_bytes
     return found
+
+
+def _kind(file: GgufFile) -> str:
+    """Empty where the file does not add up: planning it says why."""
+    try:
+        return projector_type(projector_form(file))
+    except ConversionError:
+        return ""

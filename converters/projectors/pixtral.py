@@ -1,6 +1,7 @@
 """`pixtral`: Pixtral, and Mistral Small 3.1 and 3.2, which norm and merge 2 × 2 patches before projecting.
 
-Source: llama.cpp's `models/pixtral.cpp`. The vector of [IMG_BREAK] lies in the projector file.
+Source: llama.cpp's `models/pixtral.cpp`. The vector of [IMG_BREAK] lies in the projector file, where the
+rows of queries and keys are put so that neighbours are rotated together.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from converters.architectures.header import Header
 from converters.architectures.parts import Norm
 from converters.errors import MalformedFile
 from converters.projectors import vit
+from converters.projectors.library import ROTATES_HALVES
 from converters.projectors.sized import image_form, sized_tower
 from converters.projectors.tower import Bend, Group, Step, StepNorm, VisionShape
 from converters.vision_artifact import ImageForm
@@ -27,7 +29,7 @@ def describe(header: Header) -> VisionShape:
         form,
         second.rows,
         (*_merger(header, form), first, Bend("gelu_tanh"), second),
-        rotation="neighbours",
+        rotation="halves" if header.flag(ROTATES_HALVES, False) else "neighbours",
         is_centered=False,
         row_break=header.vector(_BREAK, second.rows),
     )

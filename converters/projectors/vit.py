@@ -11,6 +11,7 @@ from typing import cast
 from converters.architectures.header import Header
 from converters.architectures.parts import Linear, Norm
 from converters.errors import MalformedFile, Unsupported
+from converters.projectors.library import FRAMES
 from converters.projectors.tower import Activation, Perceptron, Places, VisionAttention, VisionBlock
 
 # Far above any tower that there is.
@@ -76,6 +77,8 @@ def optional_norm(
 
 def patch_linears(header: Header, width: int, patch: int) -> tuple[Linear, ...]:
     """The kernels [E, 3, p, p] as matrices, one for each frame that the file has."""
+    if header.count(FRAMES, 1) != 1:
+        raise Unsupported("a kernel of patches over several frames is not supported yet")
     bias = header.optional_vector("v.patch_embd.bias", width)
     names = ["v.patch_embd.weight"]
     names += [name for name in ("v.patch_embd.weight.1",) if header.has_tensor(name)]
