@@ -20,10 +20,12 @@ import mlx.core as mx
 from mlx import nn
 
 from backends.engine.applicant import Applicant
+from backends.engine.borders import border_after, border_before, last_grid_border, next_grid_border
 from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.pace import EXACT_CHUNK, Pace
 from backends.engine.request_loop import RequestLoop
 from backends.mlx import mlx_lm_internals as internals
+from backends.mlx.image_runs import ImageRuns, fed_ids
 from backends.mlx.key_values import RowBytes
 from backends.mlx.prefix_cache import MIN_SHARED, PrefixCache
 from backends.mlx.scores import Line, read_scores
@@ -31,6 +33,7 @@ from backends.mlx.seat import Group, Seat, may_batch, padded_positions
 from backends.mlx.vectors import last_hidden
 from backends.types import (
     EngineError,
+    GenerateRequest,
     TokenEvent,
 )
 
@@ -56,6 +59,7 @@ class MlxEngine(RequestLoop[Seat]):
         has_batches: bool,
         cache: PrefixCache,
         pace: Pace,
+        images: ImageRuns,
     ) -> None:
         super().__init__(capabilities)
         self._model: nn.Module | None = model
@@ -64,6 +68,7 @@ class MlxEngine(RequestLoop[Seat]):
         self._has_batches = has_batches
         self._cache = cache
         self._pace = pace
+        self._images = images
         self._groups: list[Group] = []
         self._failures = {"prefill": 0, "decode": 0}  # in a row, of each kind
         self._thread = threading.get_ident()
@@ -101,6 +106,9 @@ class MlxEngine(RequestLoop[Seat]):
 
     # ---- admission ----
 
+    def _check_images(self, request: GenerateRequest) -> None:
+        self._images.admit(request)
+
     def _admit(self) -> None:
         """Seats the longest waiting requests, while there is a row and the budget allows."""
         while self._waiting and len(self._seats()) < self.capabilities.rows:
@@ -135,12 +143,12 @@ class MlxEngine(RequestLoop[Seat]):
 
     def _prefill(self, seat: Seat) -> list[TokenEvent]:
         try:
-            if seat.left > 1:
+            if seat.left > seat.together:
                 self._feed_chunk(seat)
         except Exception as error:  # whatever the runtime raises ends this request, not the loop
             logger.exception("prefill failed")
             return self._failed_run("prefill", [seat], error)
-        if seat.left > 1:
+        if seat.left > seat.together:
             return [] if seat.is_refilled else [seat.generation.progress()]
         return self._start_decoding(seat)
 
@@ -148,8 +156,9 @@ class MlxEngine(RequestLoop[Seat]):
         """All but the last id of a prompt: that one is fed by the run that asks what follows it."""
         generation, begin = seat.generation, time.perf_counter()
         start, chunk = seat.length, self._chunk(seat)
-        ids = mx.array([generation.ids[start : start + chunk]])
-        self._loaded()(ids, cache=seat.caches)  # logits are never computed
+        ids = fed_ids(generation.ids[start : start + chunk])
+        with self._images.feeding([seat], chunk):
+            self._loaded()(ids, cache=seat.caches)  # logits are never computed
         internals.evaluate(seat.caches)
         self._failures["prefill"] = 0
         seat.advance(chunk)
@@ -160,25 +169,28 @@ class MlxEngine(RequestLoop[Seat]):
             self._cache.keep(seat, caches, self._budget_bytes - self._promised_bytes())
 
     def _chunk(self, seat: Seat) -> int:
-        wanted = seat.left - 1
+        """Ends where the prompt may be cut."""
+        start, wanted = seat.length, seat.left - seat.together
         place = self._snapshot_place(seat)
-        if seat.length < place:
-            wanted = min(wanted, place - seat.length)
+        if start < place:
+            wanted = min(wanted, place - start)
         if seat.is_exact:
-            return min(wanted, EXACT_CHUNK - seat.length % EXACT_CHUNK)
-        return min(wanted, self._pace.chunk(wanted, is_decoding=bool(self._groups)))
+            return min(wanted, next_grid_border(seat.images, start, EXACT_CHUNK) - start)
+        end = start + self._pace.chunk(wanted, is_decoding=bool(self._groups))
+        before = border_before(seat.images, end)
+        return (before if before > start else border_after(seat.images, end)) - start
 
     def _snapshot_place(self, seat: Seat) -> int:
         """Where others may go on from, next: only where positions cannot be taken back. 0: nowhere."""
         request, prompt = seat.generation.request, seat.generation.prompt_length
         if seat.is_refilled or not seat.caches or internals.can_trim(seat.caches):
             return 0
-        last = prompt - 2
+        last = border_before(seat.images, prompt - 2)
         if seat.is_exact:
-            return last // EXACT_CHUNK * EXACT_CHUNK
+            return last_grid_border(seat.images, last, EXACT_CHUNK)
         is_before = MIN_SHARED <= request.system_length < last
         is_ahead = is_before and seat.length <= request.system_length
-        return request.system_length if is_ahead else last
+        return border_before(seat.images, request.system_length) if is_ahead else last
 
     def _start_decoding(self, seat: Seat) -> list[TokenEvent]:
         generation = seat.generation
@@ -243,6 +255,8 @@ class MlxEngine(RequestLoop[Seat]):
         seat = group.seats[0]
         if len(group.seats) > 1:
             return True
+        if group.ends_with_image:
+            return False
         return not seat.is_alone and seat.length > 0 and internals.can_batch(group.caches)
 
     def _fits(self, group: Group, seat: Seat) -> bool:
@@ -256,7 +270,9 @@ class MlxEngine(RequestLoop[Seat]):
     def _decode_group(self, group: Group) -> list[TokenEvent]:
         seats = list(group.seats)
         try:
-            logits = group.run(self._loaded())
+            count = len(seats[0].unfed)
+            with self._images.feeding(seats, count):
+                logits = group.run(self._loaded())
             lines = read_scores(logits, is_greedy=all(seat.is_greedy for seat in seats))
         except Exception as error:  # ends the requests of this run, not the loop
             logger.exception("decode failed")
@@ -264,7 +280,7 @@ class MlxEngine(RequestLoop[Seat]):
         self._failures["decode"] = 0
         events: list[TokenEvent] = []
         for seat, line in zip(seats, lines, strict=True):
-            seat.advance(1)
+            seat.advance(count)
             events += self._choose(seat, line)
         return events
 
@@ -334,6 +350,7 @@ class MlxEngine(RequestLoop[Seat]):
         self._loaded()
         self.cancel_all()
         self._cache.close()
+        self._images.close()
         end_ranks = getattr(self._model, "close", None)
         if end_ranks is not None:
             end_ranks()

@@ -23,6 +23,7 @@ from backends.mlx import device, encoders
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.adapter import attach, read_adapters
 from backends.mlx.engine import MlxEngine
+from backends.mlx.image_runs import ImageRuns
 from backends.mlx.key_values import RowBytes, plan_context, plan_rows
 from backends.mlx.mlx_lm_internals import Config, Weights
 from backends.mlx.prefix_cache import PrefixCache
@@ -31,6 +32,7 @@ from backends.mlx.saved_caches import SavedCaches, knows_caches
 from backends.mlx.vectors import MlxVectors, pooled_by
 from backends.types import EngineError, Load
 from converters.artifact import MLX_CONFIG_FILE, Artifact, ArtifactError, read_artifact
+from converters.vision_artifact import read_vision
 
 # Fewer positions than this are no context that anything can be answered in.
 MIN_CONTEXT = 16
@@ -95,11 +97,13 @@ def load_engine(load: Load, *, has_batches: bool | None = None) -> Engine:
             rows=plan_rows(load.rows, row_bytes.of(context), budget),
             context_length=context,
             embed=internals.body_of(model) is not None,
+            image_width=_image_width(load, artifact),
             reproducible_batches=not is_batched,
         ),
         has_batches=is_batched,
         cache=PrefixCache(saved=saved),
         pace=pace,
+        images=ImageRuns(model, config, artifact),
     )  # fmt: skip
 
 
@@ -249,6 +253,24 @@ def _wanted_context(load: Load, artifact: Artifact) -> int:
     return min(load.context_length, artifact.context_length or load.context_length)
 
 
+def _image_width(load: Load, artifact: Artifact) -> int:
+    """Numbers of an image's vectors. Raises EngineError("load") for a projector of another model."""
+    width = artifact.embedding_length
+    if not load.projector:
+        return width
+    try:
+        vision = read_vision(pathlib.Path(load.projector))
+    except ArtifactError as error:
+        raise EngineError("load", str(error)) from error
+    if vision.width != width or vision.deepstack > artifact.block_count:
+        raise EngineError(
+            "load",
+            f"the projector gives vectors of {vision.width} numbers for {vision.deepstack} blocks "
+            f"behind them; this model takes {width}, and has {artifact.block_count} blocks",
+        )
+    return width * (1 + vision.deepstack)
+
+
 def _context(load: Load, artifact: Artifact, row_bytes: RowBytes, budget_bytes: int) -> int:
     wanted = _wanted_context(load, artifact)
     context = plan_context(wanted, row_bytes, budget_bytes)
@@ -270,6 +292,7 @@ def _capabilities(
     context_length: int = 0,
     generate: bool = True,
     embed: bool = True,
+    image_width: int = 0,
     reproducible_batches: bool = False,
 ) -> EngineCapabilities:
     return EngineCapabilities(
@@ -280,6 +303,7 @@ def _capabilities(
         embed=embed,
         grammar=generate,
         adapters=True,
+        image_width=image_width,
         reproducible_batches=reproducible_batches,
         device=place,
         numbers=numbers,

@@ -29,6 +29,8 @@ _MORE_OF_IDS = {
 # Modules whose factor is for an image's vectors as well: llama.cpp has it so, and Hugging Face.
 _COMMON_FACTORS = frozenset({"granite", "granitemoe", "granitemoehybrid"})
 _MASK, _CACHE = "mask", "cache"
+# Caches that say who sees whom; a state has seen what came before it, and nothing else.
+_MASKED_KINDS = frozenset({"KVCache", "RotatingKVCache"})
 
 
 class RunImages(NamedTuple):
@@ -91,10 +93,10 @@ class ImageInputs:
         for rotation in {id(each): each for each in rotations}.values():
             _take_over(rotation, _Rotation, self._given, 0)
 
-    @property
-    def can_open_masks(self) -> bool:
-        """Whether positions of a run may see later ones."""
-        return all(_arguments(block) >= {_MASK, _CACHE} for block in self._blocks)
+    def can_open_masks(self, cache_kinds: Sequence[str]) -> bool:
+        """Whether positions of a run may see later ones. `cache_kinds`: of all blocks."""
+        takes_masks = all(_arguments(block) >= {_MASK, _CACHE} for block in self._blocks)
+        return takes_masks and _MASKED_KINDS.issuperset(cache_kinds)
 
     @property
     def block_count(self) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from backends.engine.borders import border_before, last_grid_border
 from backends.engine.pace import EXACT_CHUNK
 from backends.engine.prefix_index import Prefix, PrefixIndex
 from backends.mlx import mlx_lm_internals as internals
@@ -193,7 +194,7 @@ class PrefixCache:
         """
         best: tuple[Entry, int] | None = None
         for entry, shared in self._index.matches(_prefix(request, request.prompt_ids)):
-            usable = _usable(entry, min(shared, len(request.prompt_ids) - 2), exact=exact)
+            usable = _usable(entry, request, min(shared, _most(request)), exact=exact)
             if usable >= MIN_SHARED and (best is None or usable > best[1]):
                 best = entry, usable
         held = best[1] if best else 0
@@ -209,7 +210,7 @@ class PrefixCache:
         """What the disk has beyond the `held` ids in memory; None: nothing that is worth it."""
         if self._saved is None:
             return None
-        prefix, most = _prefix(request, request.prompt_ids), len(request.prompt_ids) - 2
+        prefix, most = _prefix(request, request.prompt_ids), _most(request)
         found = self._saved.find(prefix, most=most, held=held, exact=exact, is_quiet=is_quiet)
         caches = self._saved.restored(found) if found else None
         return Hit(caches, found.shared, found.exact) if found and caches else None
@@ -226,11 +227,22 @@ class PrefixCache:
         return Hit(entry.prefix(length), length, exact_length)
 
 
-def _usable(entry: Entry, shared: int, *, exact: bool) -> int:
-    """Positions of `shared` that can be gone on from; with `exact` only those of the fixed grid."""
-    usable = min(shared, entry.length)
+def _most(request: GenerateRequest) -> int:
+    """Ids that may be left out of the runs."""
+    return max(len(request.prompt_ids) - 2, 0)
+
+
+def _border(request: GenerateRequest, length: int, *, exact: bool) -> int:
+    """The last one of `length` ids; with `exact` of the fixed grid."""
     if exact:
-        usable = min(usable, entry.exact_length) // EXACT_CHUNK * EXACT_CHUNK
+        return last_grid_border(request.images, length, EXACT_CHUNK)
+    return border_before(request.images, length)
+
+
+def _usable(entry: Entry, request: GenerateRequest, shared: int, *, exact: bool) -> int:
+    """Positions of `shared` that can be gone on from; with `exact` only those of the fixed grid."""
+    usable = min(shared, entry.exact_length if exact else entry.length)
+    usable = _border(request, usable, exact=exact)
     return usable if usable == entry.length or entry.can_trim else 0
 
 

@@ -8,7 +8,9 @@ import mlx.core as mx
 from mlx import nn
 
 from backends.engine.applicant import Applicant
+from backends.engine.borders import last_fed, last_grid_border, next_grid_border
 from backends.engine.pace import EXACT_CHUNK
+from backends.image_span import ImageSpan
 from backends.mlx import mlx_lm_internals as internals
 from backends.mlx.mlx_lm_internals import Caches
 
@@ -43,10 +45,24 @@ class Seat:
         """Ids that still have to be fed before the next one can be sampled."""
         return len(self.generation.ids) - self.generation.prefilled
 
+    @property
+    def images(self) -> Sequence[ImageSpan]:
+        return self.generation.request.images
+
+    @property
+    def together(self) -> int:
+        """How many of its last ids the run has that asks what follows them: 1, or an image at the end."""
+        return last_fed(self.images, len(self.generation.ids))
+
+    @property
+    def unfed(self) -> Sequence[int]:
+        return self.generation.ids[self.length :]
+
     def advance(self, positions: int) -> None:
-        is_on_grid = self.exact_length == self.length and self.length % EXACT_CHUNK == 0
-        if is_on_grid and positions == EXACT_CHUNK:
-            self.exact_length += positions
+        is_on_grid = last_grid_border(self.images, self.length, EXACT_CHUNK) == self.length
+        end = next_grid_border(self.images, self.length, EXACT_CHUNK)
+        if is_on_grid and self.exact_length == self.length and self.length + positions == end:
+            self.exact_length = end
         self.length += positions
 
     def roll_back(self, length: int) -> bool:
@@ -113,9 +129,14 @@ class Group:
             self.caches = []
         del self.seats[place]
 
+    @property
+    def ends_with_image(self) -> bool:
+        """Its next run is one that no other row can share."""
+        return any(token_id < 0 for seat in self.seats for token_id in seat.unfed)
+
     def run(self, model: nn.Module) -> mx.array:
-        """Feeds every row its last id: logits [rows, vocabulary], not computed yet."""
-        ids = mx.array([[seat.generation.ids[-1]] for seat in self.seats])
+        """Feeds every row its last id, or the image it ends with: lazy logits [rows, vocabulary]."""
+        ids = mx.array([[max(token_id, 0) for token_id in seat.unfed] for seat in self.seats])
         logits = model(ids, cache=self.caches)[:, -1]
         self._runs += 1
         if self._runs % EVALUATE_EVERY == 0:

@@ -22,8 +22,9 @@ from backends.types import EngineError, Load
 from converters.artifact import ARTIFACT_FILE, MLX_CONFIG_FILE, MLX_WEIGHTS_FILE, read_artifact
 from converters.convert import Request, convert
 from converters.progress import Progress
+from converters.vision_artifact import VISION_FILE, ImageForm, VisionArtifact
 from tests.backends.mlx.engine_rig import answers, greedy, load_tiny, prompt_of
-from tests.backends.mlx.tiny_mlx import GEMMA2, LLAMA, write_tiny_mlx
+from tests.backends.mlx.tiny_mlx import EMBEDDING, GEMMA2, LLAMA, write_tiny_mlx
 from tests.models.random_gguf import make_gguf
 
 
@@ -217,3 +218,29 @@ def folder_without_pooling(folder: pathlib.Path) -> pathlib.Path:
     artifact = msgspec.structs.replace(read_artifact(folder), pooling="")
     (folder / ARTIFACT_FILE).write_bytes(msgspec.json.encode(artifact))
     return folder
+
+
+def _write_vision(folder: pathlib.Path, **fields: Any) -> str:
+    form = ImageForm(projector="gemma3", patch_size=14)
+    vision = VisionArtifact(
+        format=1, converter=1, source="1" * 64, variant="vision-mlx-f1", form=form, **fields
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / VISION_FILE).write_bytes(msgspec.json.encode(vision))
+    return str(folder)
+
+
+def test_the_projector_says_how_wide_an_images_vectors_are(tmp_path: pathlib.Path):
+    write_tiny_mlx(tmp_path / "model")
+    projector = _write_vision(tmp_path / "vision", width=EMBEDDING, deepstack=2)
+    engine = load_tiny(tmp_path / "model", projector=projector)
+    assert engine.capabilities.image_width == 3 * EMBEDDING
+    engine.close()
+
+
+@pytest.mark.parametrize("fields", [{"width": EMBEDDING + 1}, {"width": EMBEDDING, "deepstack": 3}])
+def test_a_projector_of_another_model_is_refused(tmp_path: pathlib.Path, fields: dict[str, int]):
+    write_tiny_mlx(tmp_path / "model")
+    projector = _write_vision(tmp_path / "vision", **fields)
+    with pytest.raises(EngineError, match="the projector gives vectors"):
+        load_tiny(tmp_path / "model", projector=projector)

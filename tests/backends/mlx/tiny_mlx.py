@@ -18,6 +18,7 @@ from converters.artifact import (
     MLX_CONFIG_FILE,
     MLX_WEIGHTS_FILE,
     Artifact,
+    RopeTable,
     SpecialTokens,
 )
 
@@ -80,6 +81,7 @@ def write_tiny_mlx(
     seed: int = 0,
     scale: float = 1.0,
     numbers: str = "float32",
+    rope: RopeTable | None = None,
 ) -> None:
     """config.json, model.safetensors and artifact.json in `folder`, which is made.
 
@@ -101,7 +103,7 @@ def write_tiny_mlx(
         architecture=config["model_type"], block_count=config["num_hidden_layers"],
         embedding_length=EMBEDDING, heads=HEADS, kv_heads=(KV_HEADS,), head_size=16,
         vocabulary=VOCABULARY, context_length=CONTEXT, kv_bytes_per_token=0,
-        special=SpecialTokens(end_ids=(END_ID,)),
+        special=SpecialTokens(end_ids=(END_ID,)), rope={"global": rope} if rope else {},
     )  # fmt: skip
     (folder / ARTIFACT_FILE).write_bytes(msgspec.json.encode(artifact))
 
