@@ -18,6 +18,8 @@ Metadata = dict[str, Value]
 # Files of this context or longer were trained with positions stretched 8 times, and may not say so.
 GEMMA3_STRETCHED_CONTEXT = 131072
 GEMMA3_STRETCH = 8.0
+# Of the pairs in a head of this size, those that turn with time, row and column.
+QWEN3VL_HEAD_SIZE, QWEN3VL_SECTIONS = 128, (24, 20, 20, 0)
 # An `expert_gating_func`.
 SIGMOID = 2
 # Kinds in `tokenizer.ggml.token_type`.
@@ -123,6 +125,19 @@ def _qwen25vl(file: GgufFile) -> GgufFile:
     return replace(file, metadata=metadata)
 
 
+def _qwen3vl(file: GgufFile) -> GgufFile:
+    """Text and images of Qwen 3 VL in one file, which does not say what all of them have."""
+    prefix = file.architecture
+    taps = file.metadata.get(f"{prefix}.vision.deepstack_visual_indexes")
+    metadata = dict(file.metadata)
+    if isinstance(taps, np.ndarray):
+        metadata.setdefault(f"{prefix}.n_deepstack_layers", len(taps))
+    if metadata.get(f"{prefix}.attention.key_length") == QWEN3VL_HEAD_SIZE and taps is not None:
+        sections = np.array(QWEN3VL_SECTIONS, np.int32)
+        metadata.setdefault(f"{prefix}.rope.dimension_sections", sections)
+    return file if metadata.keys() == file.metadata.keys() else replace(file, metadata=metadata)
+
+
 def _glm4moelite(file: GgufFile) -> GgufFile:
     """GLM 4.7 Flash: its keys tell heads as they were before the latent was absorbed; shapes decide."""
     metadata = _as_architecture(file.metadata, "glm4moelite", "deepseek2")
@@ -169,6 +184,8 @@ _RULES: dict[str, Callable[[GgufFile], GgufFile]] = {
     "nemotron_h_moe": _nemotron_moe,
     "nemotron_h_omni": _nemotron_omni,
     "qwen25vl": _qwen25vl,
+    "qwen3vl": _qwen3vl,
+    "qwen3vlmoe": _qwen3vl,
 }
 
 

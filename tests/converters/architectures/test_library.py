@@ -175,3 +175,15 @@ def test_twice_is_as_once():
     header = published(random_header("gpt-oss"), "gpt-oss", "gptoss", {})
     once = library_form(header)
     assert library_form(once) == once
+
+
+@pytest.mark.parametrize("architecture", ["qwen3vl", "qwen3vlmoe"])
+def test_qwen3vl_with_its_tower_inside(architecture: str):
+    header = random_header(architecture, head_size=128)
+    left_out = ("rope.dimension_sections", "n_deepstack_layers")
+    metadata = {key: value for key, value in header.metadata.items() if not key.endswith(left_out)}
+    taps = {f"{architecture}.vision.deepstack_visual_indexes": np.array([0, 1], np.int32)}
+    found = describe(library_form(replace(header, metadata=metadata | taps)))
+    assert found.rope["global"].sections == (24, 20, 20)
+    assert found.deepstack == 2
+    assert found.blocks == describe(header).blocks
