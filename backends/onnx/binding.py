@@ -14,7 +14,7 @@ in `inputs_embeds` f32 [B,S,E] (wider where blocks have inputs of their own), `s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from backends.onnx.device import Device
 from backends.onnx.device_steps import NO_CAPTURE, DeviceSteps, run_options
+from backends.onnx.image_tables import ImageTables
 from backends.onnx.planes import Plane
-from backends.onnx.rope import rotary_tables
+from backends.onnx.rope import rotary_inputs
 from backends.onnx.rows import KeyValueRows
 from backends.onnx.scores import DeviceLines, Scores
 from backends.types import EngineError
@@ -31,7 +32,6 @@ from converters.artifact import Artifact
 
 # More than all runs of neighbours among 8 rows; each binding is a few KB.
 MAX_BINDINGS = 64
-_TABLE_INPUTS = {"global": ("cos", "sin"), "local": ("cos_local", "sin_local")}
 _SMALL_INPUTS = ("inputs_embeds", "seqlens_k", "total", "logit_rows")
 
 
@@ -80,7 +80,7 @@ class BoundGraph:
         self._word = device.word if device else "cpu"
         self._tables = {
             name: ort.OrtValue.ortvalue_from_numpy(table, self._word, 0)
-            for name, table in rotary_inputs(artifact, rows.capacity).items()
+            for name, table in rotary_inputs(artifact, rows.capacity, rows.capacity).items()
         }
         self._check_inputs()
         self._bindings: OrderedDict[tuple[int, int, bool], ort.IOBinding] = OrderedDict()
@@ -130,11 +130,13 @@ class BoundGraph:
         embeddings: NDArray[np.float32],
         totals: Sequence[int],
         wanted: Sequence[int],
+        tables: ImageTables | None = None,
     ) -> Scores:
         """Feeds float32 [B, S, E] to the B rows from `first_row` on.
 
         `totals` are the rows' lengths afterwards, `wanted` flat positions of B*S to score (none: the
-        head is skipped). B > 1 only with S = 1: the attention node knows no ragged chunks.
+        head is skipped). B > 1 only with S = 1: the attention node knows no ragged chunks. A row with
+        `tables` of its own runs alone, on a binding that is not kept.
         """
         count = len(totals)
         if self._device is not None and not wanted:
@@ -149,6 +151,7 @@ class BoundGraph:
             if self.steps is not None:
                 self.steps.forget()
         is_decode = embeddings.shape[1] == 1 and list(wanted) == list(range(count))
+        is_decode = is_decode and tables is None
         if self.steps is not None and is_decode:
             lengths = np.array(totals, np.int32)
             found = self.steps.run(first_row, embeddings, lengths, self._rows.stride)
@@ -158,7 +161,11 @@ class BoundGraph:
             self._lines.forget()
         # What is bound from the host for a device is copied when it is bound, so never kept.
         is_decode = is_decode and self._device is None
-        binding = self._binding(first_row, count, is_decode=is_decode)
+        if tables is None:
+            binding = self._binding(first_row, count, is_decode=is_decode)
+        else:
+            binding = self._session.io_binding()
+            self._bind_rows(binding, first_row, count, tables.values(max(totals)))
         if is_decode:
             self._embeddings[:count] = embeddings
         else:
@@ -210,9 +217,15 @@ class BoundGraph:
             self._bindings.popitem(last=False)
         return binding
 
-    def _bind_rows(self, binding: ort.IOBinding, first_row: int, count: int) -> None:
-        """Tables, keys and values, states."""
-        for name, table in self._tables.items():
+    def _bind_rows(
+        self,
+        binding: ort.IOBinding,
+        first_row: int,
+        count: int,
+        tables: Mapping[str, ort.OrtValue] | None = None,
+    ) -> None:
+        """Tables (the common ones unless given), keys and values, states."""
+        for name, table in (tables or self._tables).items():
             binding.bind_ortvalue_input(name, table)
         for view in self._rows.views(first_row, count):
             place = (self._word, 0, self._key_value_dtype.type, list(view.shape), view.address)
@@ -227,21 +240,6 @@ class BoundGraph:
         self._bindings.clear()
         self.steps = None
         del self._session
-
-
-def rotary_inputs(artifact: Artifact, positions: int) -> dict[str, NDArray[np.floating]]:
-    """Name of the graph's input → its table, for as many positions as a row may have.
-
-    In the numbers of keys and values, as the attention node asks.
-    """
-    dtype = np.dtype(artifact.onnx.key_value_dtype if artifact.onnx else "float32")
-    inputs: dict[str, NDArray[np.floating]] = {}
-    for table_name, table in artifact.rope.items():
-        if table_name not in _TABLE_INPUTS:
-            raise EngineError("load", f"unknown rotary table {table_name!r} in the artifact")
-        tables = [one.astype(dtype) for one in rotary_tables(table, positions, positions)]
-        inputs.update(zip(_TABLE_INPUTS[table_name], tables, strict=True))
-    return inputs
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:

@@ -96,7 +96,7 @@ def _load_decoder(
         may_capture=not opened.obstacle,
     )
     embedding = input_table(folder, onnx)
-    images = ImageInputs(artifact, embedding)
+    images = ImageInputs(artifact, embedding, capacity=rows.capacity, word=device.word)
     with _as_the_devices_fault():
         apart = check_device(graph, rows, embedding, artifact, reference)
     logger.info("%s agrees with the CPU to %.2f %% of the logits' spread", device.name, 100 * apart)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from backends.engine.contract import EngineCapabilities
 from backends.engine.vector_loop import VectorLoop
-from backends.onnx.binding import rotary_inputs
 from backends.onnx.embedding import EmbeddingTable, input_table
+from backends.onnx.rope import rotary_inputs
 from backends.types import EngineError, Load
 from converters.artifact import Artifact, OnnxGraph
 
@@ -70,7 +70,9 @@ class OnnxEncoder(SessionVectors):
         super().__init__(session, capabilities)
         self._embedding = embedding
         self._is_pooled = bool(artifact.pooling)
-        self._tables = rotary_inputs(artifact, capabilities.context_length)
+        self._tables = rotary_inputs(
+            artifact, capabilities.context_length, capabilities.context_length
+        )
         known = {"inputs_embeds", "lengths", *self._tables}
         wrong = known ^ {value.name for value in session.get_inputs()}
         if wrong:

@@ -23,6 +23,7 @@ from backends.engine.request_loop import RequestLoop
 from backends.engine.speculation import RunCosts
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.image_tables import ImageTables
 from backends.onnx.images import ImageInputs
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows, contiguous
@@ -112,7 +113,7 @@ class OnnxEngine(RequestLoop[Seat]):
             return None
         generation.start()
         generation.prefilled = generation.cached = seating.row.length
-        return Seat(applicant, seating)
+        return Seat(applicant, seating, self._images.tables(generation.request))
 
     # ---- prefill ----
 
@@ -147,7 +148,7 @@ class OnnxEngine(RequestLoop[Seat]):
         wanted = [chunk - 1] if is_last and generation.max_tokens > 0 else []
         images, end = generation.request.images, start + chunk
         embeddings = self._images.embeddings(generation.ids, start, end, images)[None]
-        scores = self._run(seat.row.index, embeddings, [end], wanted)
+        scores = self._run(seat.row.index, embeddings, [end], wanted, seat.tables)
         seat.row.advance(chunk)
         generation.prefilled += chunk
         self._pace.saw_prefill(chunk, time.perf_counter() - begin)
@@ -183,7 +184,7 @@ class OnnxEngine(RequestLoop[Seat]):
     # ---- decode ----
 
     def _decode(self) -> list[TokenEvent]:
-        """One id for every decoding row, in one run where they are neighbours."""
+        """One id for every decoding row, in one run where they are neighbours and turn alike."""
         if not self._decoding:
             return []
         begin = time.perf_counter()
@@ -196,11 +197,12 @@ class OnnxEngine(RequestLoop[Seat]):
         return events
 
     def _decode_together(self) -> list[TokenEvent]:
-        rows = [seat.row for seat in self._decoding]
-        self._rows.compact(rows, MOVE_BYTES)
         seats = {seat.row: seat for seat in self._decoding}
+        alike = [row for row, seat in seats.items() if seat.tables is None]
+        self._rows.compact(alike, MOVE_BYTES)
         events: list[TokenEvent] = []
-        for run in contiguous(rows):
+        apart = [[row] for row, seat in seats.items() if seat.tables is not None]
+        for run in contiguous(alike) + apart:
             events += self._decode_run([seats[row] for row in run])
         return events
 
@@ -209,7 +211,8 @@ class OnnxEngine(RequestLoop[Seat]):
             embeddings = self._embedding.lookup([seat.generation.ids[-1] for seat in seats])
             totals = [seat.row.length + 1 for seat in seats]
             first = seats[0].row.index
-            scores = self._run(first, embeddings[:, None, :], totals, range(len(seats)))
+            tables, wanted = seats[0].tables, range(len(seats))
+            scores = self._run(first, embeddings[:, None, :], totals, wanted, tables)
         except Exception as error:  # ends the requests of this run, not the loop
             logger.exception("decode failed")
             return self._failed_run(seats, error)
@@ -234,7 +237,8 @@ class OnnxEngine(RequestLoop[Seat]):
         length = seat.row.length + 1 + len(guesses)
         try:
             embeddings = self._embedding.lookup([generation.ids[-1], *guesses])[None]
-            scores = self._run(seat.row.index, embeddings, [length], range(1 + len(guesses)))
+            wanted = range(1 + len(guesses))
+            scores = self._run(seat.row.index, embeddings, [length], wanted, seat.tables)
         except Exception as error:  # ends this request, not the loop
             logger.exception("decode failed")
             return self._failed_run([seat], error)
@@ -258,11 +262,16 @@ class OnnxEngine(RequestLoop[Seat]):
         return events
 
     def _run(
-        self, first: int, embeddings: np.ndarray, totals: Sequence[int], wanted: Sequence[int]
+        self,
+        first: int,
+        embeddings: np.ndarray,
+        totals: Sequence[int],
+        wanted: Sequence[int],
+        tables: ImageTables | None = None,
     ) -> Scores:
         if self._graph is None:
             raise EngineError("internal", "the model has been unloaded")
-        return self._graph.run(first, np.ascontiguousarray(embeddings), totals, wanted)
+        return self._graph.run(first, np.ascontiguousarray(embeddings), totals, wanted, tables)
 
     # ---- the next id ----
 

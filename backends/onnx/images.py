@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from backends.engine.positions import layout_of
 from backends.image_span import ImageSpan
 from backends.onnx.embedding import EmbeddingTable
+from backends.onnx.image_tables import ImageTables, ImageTableStore
 from backends.types import EngineError, GenerateRequest
 from converters.artifact import Artifact
 
@@ -17,10 +18,13 @@ from converters.artifact import Artifact
 class ImageInputs:
     """`width`: numbers of an image's vector, 0 where the model cannot be given any."""
 
-    def __init__(self, artifact: Artifact, table: EmbeddingTable) -> None:
+    def __init__(
+        self, artifact: Artifact, table: EmbeddingTable, *, capacity: int, word: str = "cpu"
+    ) -> None:
+        """`capacity`: positions that a row may have; `word`: the runtime's name for the device."""
         onnx = artifact.onnx
+        self._tables = ImageTableStore(artifact, capacity=capacity, word=word)
         self._table = table
-        self._has_sections = any(rope.sections for rope in artifact.rope.values())
         self._scale = _vector_scale(artifact)
         self._has_block_inputs = onnx is not None and onnx.per_block is not None
         self.width = onnx.input_width if onnx is not None else 0
@@ -37,10 +41,10 @@ class ImageInputs:
             raise EngineError(
                 "unsupported", "images whose positions see each other are not supported yet"
             )
-        if self._has_sections and layout_of(request.images):
-            raise EngineError(
-                "unsupported", "images in a rotation by sections are not supported yet"
-            )
+
+    def tables(self, request: GenerateRequest) -> ImageTables | None:
+        """What the request's row needs in the place of the common rotary tables."""
+        return self._tables.tables(layout_of(request.images))
 
     def embeddings(
         self, ids: Sequence[int], begin: int, end: int, images: Sequence[ImageSpan] = ()

@@ -88,7 +88,7 @@ def _load_decoder(
         session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
     )
     embedding = input_table(folder, onnx)
-    images = ImageInputs(artifact, embedding)
+    images = ImageInputs(artifact, embedding, capacity=rows.capacity)
     capabilities = EngineCapabilities(
         context_length=rows.capacity,
         rows=active,

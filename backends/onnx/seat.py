@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from backends.engine.applicant import Applicant
 from backends.engine.speculation import Guesser
+from backends.onnx.image_tables import ImageTables
 from backends.onnx.prefix_cache import Seating
 
 
 class Seat:
-    def __init__(self, applicant: Applicant, seating: Seating) -> None:
+    def __init__(
+        self, applicant: Applicant, seating: Seating, tables: ImageTables | None = None
+    ) -> None:
+        """`tables`: where its images turn otherwise than text does; such a row runs alone."""
         self.generation = applicant.generation
         self.sampler = applicant.sampler
         self.is_exact = applicant.is_exact
         self.is_alone = applicant.is_alone
+        self.tables = tables
         self.row = seating.row
         self.source = seating.source
         self.shared = seating.shared

@@ -93,8 +93,8 @@ class Watch:
         self.logits: list[np.ndarray] = []
         graph.run = self._run  # type: ignore[method-assign]
 
-    def _run(self, first: int, embeddings: np.ndarray, totals, wanted) -> Scores:
+    def _run(self, first: int, embeddings: np.ndarray, totals, wanted, tables=None) -> Scores:
         self.shapes.append(embeddings.shape[:2])
-        scores = self._inner(first, embeddings, totals, wanted)
-        self.logits += [line.copy() for line in scores.logits]
+        scores = self._inner(first, embeddings, totals, wanted, tables)
+        self.logits += [scores.logits[place].copy() for place in range(len(wanted))]
         return scores

@@ -77,11 +77,11 @@ class Spy:
         self.fail_on: Callable[[int, int], bool] = lambda first, count: False
         graph.run = self.run  # type: ignore[method-assign]
 
-    def run(self, first: int, embeddings: np.ndarray, totals, wanted) -> Scores:
+    def run(self, first: int, embeddings: np.ndarray, totals, wanted, tables=None) -> Scores:
         if self.fail_on(first, len(totals)):
             raise RuntimeError("Failed to allocate memory for requested buffer of size 9")
         self.calls.append((first, embeddings.shape[:2], list(totals)))
-        scores = self.inner(first, embeddings, totals, wanted)
+        scores = self.inner(first, embeddings, totals, wanted, tables)
         self.logits += [line.copy() for line in scores.logits]
         for place in range(len(wanted)):
             assert scores.lse[place] == pytest.approx(log_sum_exp(scores.logits[place]), abs=1e-4)

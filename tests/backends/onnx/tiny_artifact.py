@@ -134,21 +134,26 @@ def write_tiny_artifact(
     top_k: int = 64,
     accuracy_level: int = 4,
     context_length: int = CONTEXT,
+    sections: tuple[int, int, int] | None = None,
 ) -> Artifact:
-    """Writes model.onnx, weights.bin and artifact.json into `folder`, which is made."""
+    """Writes model.onnx, weights.bin and artifact.json into `folder`, which is made.
+
+    `sections` of the 8 pairs turn with time, row and column.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_model(seed, top_k, accuracy_level), folder / GRAPH_FILE)
     table = np.random.default_rng(seed + 1).standard_normal((VOCABULARY, EMBEDDING), np.float32)
     (folder / WEIGHTS_FILE).write_bytes(table.tobytes())
     embedding = CodedTable(rows=VOCABULARY, columns=EMBEDDING, bits=32, codes_offset=0)
     steps = np.arange(0, HEAD_SIZE, 2) / HEAD_SIZE
+    frequencies = tuple((10000.0**-steps).tolist())
     artifact = Artifact(
         format=ARTIFACT_FORMAT, converter=CONVERTER_VERSION, source="0" * 64, variant="onnx-cpu-f1",
         architecture="llama", block_count=BLOCKS, embedding_length=EMBEDDING, heads=HEADS,
         kv_heads=(KV_HEADS,), head_size=HEAD_SIZE, vocabulary=VOCABULARY,
         context_length=context_length,
         kv_bytes_per_token=BLOCKS * 2 * KV_HEADS * HEAD_SIZE * 4,
-        rope={"global": RopeTable(inverse_frequencies=tuple((10000.0**-steps).tolist()))},
+        rope={"global": RopeTable(inverse_frequencies=frequencies, sections=sections)},
         special=SpecialTokens(end_ids=(END_ID,)),
         onnx=OnnxGraph(embedding=embedding, top_k=top_k), precise=accuracy_level == 0,
     )  # fmt: skip
