@@ -75,15 +75,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="chat"):
-    """One generation, at the text level. Exactly one of `messages` and `prompt` is used.
+    """One generation, at the text level, of `messages` or of a `prompt`.
 
-    `prompt` is raw: no template at all. `template` is the Go template to use instead of the
+    `prompt` is raw: no template at all, and of messages beside it only the images count, which stand in
+    front. `template` is the Go template to use instead of the
     artifact's own chat template (empty: the artifact's). `context_ids` are put before the rendered
     prompt. `cache_scope` names who may share what is kept of it (one API key, say): see
     `GenerateRequest`. `tools` and `format` are JSON text; `format` is None, "json" in quotes or a
     JSON Schema. With `required_tools`, names among `tools`, the answer is calls of these, and
     `format` is not looked at. `want_context` asks for the ids of prompt and answer in the final
-    `Delta`.
+    `Delta`, those of images left out.
     """
 
     request_id: RequestId

@@ -167,7 +167,7 @@ class Conversation:
         return [delta]
 
     def _closing(self, event: Finished) -> Delta:
-        context = (*self._prompt.ids, *self._answer_ids) if self._wants_context else ()
+        context = self._context_ids() if self._wants_context else ()
         return Delta(
             request_id=self.request_id,
             finish=self._reason(event),
@@ -175,6 +175,10 @@ class Conversation:
             usage=self._usage(event.usage),
             context_ids=context,
         )
+
+    def _context_ids(self) -> tuple[int, ...]:
+        """Without images: clients give these back as ids of text, which is all that they can be."""
+        return (*(i for i in self._prompt.ids if i >= 0), *self._answer_ids)
 
     def _reason(self, event: Finished) -> FinishReason:
         """A document or call that a stop string cut is not whole, and `stop` would say that it is."""

@@ -10,8 +10,10 @@ import pathlib
 import msgspec
 
 from backends.engine.contract import EngineCapabilities
+from backends.text.content_form import as_part, wants_parts
 from backends.text.go_prompt import render_go
-from backends.text.history import Fitted, PromptFitter
+from backends.text.history import PromptFitter
+from backends.text.image_marks import ImageMarks, Place
 from backends.text.jinja_template import render
 from backends.text.tokenizer import Tokenizer
 from backends.types import (
@@ -20,6 +22,7 @@ from backends.types import (
     GenerateRequest,
     Message,
 )
+from backends.vision.sight import Sight
 from converters.artifact import Artifact, SpecialTokens, read_artifact
 
 # A generation without a limit of its own ends after this many contexts.
@@ -29,10 +32,15 @@ _NEVER_SHIFTED = ("deepseek2",)
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """`dropped` ids of what the client sent are not in it; `system_length`: see GenerateRequest."""
+    """`dropped` ids of what the client sent are not in it; `system_length`: see GenerateRequest.
+
+    `images` says what lies where the ids are below 0; the vectors are made elsewhere. In `text` they are
+    `[img-0]`, `[img-1]` ….
+    """
 
     text: str
     ids: tuple[int, ...]
+    images: tuple[Place, ...] = ()
     dropped: int = 0
     system_length: int = 0
 
@@ -44,11 +52,14 @@ class ModelText:
         """`shifts`: whether answers go on beyond a full context unless a request says otherwise."""
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        # None: this model takes no images.
+        self.sight: Sight | None = None
         special = tokenizer.special
         self.end_ids = frozenset(i for i in (*special.end_ids, special.eos_id) if i >= 0)
         self.newline_ids = tokenizer.newline_ids()
         self._special_texts = _special_texts(tokenizer, special)
-        self._fitter = PromptFitter(tokenizer, self.prompt_text, shifts=shifts)
+        self._wants_parts: bool | None = None
+        self._fitter = PromptFitter(tokenizer, self._marked_text, shifts=shifts)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> tuple[ModelText, Artifact]:
@@ -60,27 +71,36 @@ class ModelText:
 
     def prompt_text(self, chat: Chat) -> str:
         """The whole prompt, earlier context included. Raises EngineError."""
-        _refuse_images(chat)
+        marks = ImageMarks(chat, self.sight)
+        return marks.shown(self._marked_text(marks.chat, marks))
+
+    def _marked_text(self, chat: Chat, marks: ImageMarks) -> str:
         earlier = self.tokenizer.decode(chat.context_ids) if chat.context_ids else ""
         if chat.prompt is not None:
             return earlier + chat.prompt
-        return earlier + self._render(chat)
+        text = self._render(chat)
+        marks.check(chat, text)
+        return earlier + text
 
     def prompt(self, chat: Chat, context_length: int | None = None) -> Prompt:
         """Cut to what leaves room for an answer, where the chat allows it. Raises EngineError."""
+        marks = ImageMarks(chat, self.sight)
         if context_length is None:
-            text = self.prompt_text(chat)
-            fitted = Fitted(text, self.tokenizer.encode_prompt(text))
+            fitted = self._fitter.whole(marks)
         else:
-            fitted = self._fitter.fit(chat, context_length)
-        if not fitted.ids:
+            fitted = self._fitter.fit(marks, context_length)
+        if not fitted.layout.ids:
             raise EngineError("invalid", "the prompt is empty")
-        system_length = self._fitter.system_length(chat, fitted)
         return Prompt(
-            text=fitted.text, ids=fitted.ids, dropped=fitted.dropped, system_length=system_length
+            text=marks.shown(fitted.text),
+            ids=fitted.layout.ids,
+            images=fitted.layout.places,
+            dropped=fitted.dropped,
+            system_length=self._fitter.system_length(marks, fitted),
         )
 
     def request(self, chat: Chat, prompt: Prompt, context_length: int) -> GenerateRequest:
+        """Without the images' vectors. An answer to images ends where its context is full."""
         bound = _CONTEXTS_PER_ANSWER * context_length
         wanted = chat.limits.max_tokens
         return GenerateRequest(
@@ -93,7 +113,7 @@ class ModelText:
             newline_ids=self.newline_ids,
             top_logprobs=max(chat.top_logprobs, 0) if chat.logprobs else -1,
             reproducible=chat.reproducible,
-            shift=self._fitter.may_shift(chat),
+            shift=self._fitter.may_shift(chat) and not prompt.images,
             keep_length=self._fitter.keep_length(chat, len(prompt.ids)),
             cache_scope=chat.cache_scope,
             system_length=prompt.system_length,
@@ -108,7 +128,7 @@ class ModelText:
             return _plain_text(chat.messages)
         messages, prefill = _split_prefill(chat.messages)
         variables: dict[str, object] = {
-            "messages": [_message_variables(message) for message in messages],
+            "messages": self._messages(messages),
             "tools": [_object(tool, "a tool") for tool in chat.tools] or None,
             "documents": None,
             "add_generation_prompt": True,
@@ -119,6 +139,16 @@ class ModelText:
         if isinstance(chat.think, str):
             variables["reasoning_effort"] = chat.think
         return render(self.chat_template, variables) + prefill
+
+    def _messages(self, messages: tuple[Message, ...]) -> list[dict[str, object]]:
+        if self._wants_parts is None:
+            variables = {"add_generation_prompt": False, **self._special_texts}
+            self._wants_parts = wants_parts(self.chat_template, variables)
+        found = [_message_variables(message) for message in messages]
+        if self._wants_parts:
+            for variables, message in zip(found, messages, strict=True):
+                variables["content"] = as_part(message.content)
+        return found
 
 
 def context_length_of(chat: Chat, capabilities: EngineCapabilities) -> int:
@@ -134,11 +164,6 @@ def _special_texts(tokenizer: Tokenizer, special: SpecialTokens) -> dict[str, st
         "pad_token": special.padding_id,
     }
     return {name: tokenizer.piece(i).decode("utf-8", "replace") for name, i in ids.items()}
-
-
-def _refuse_images(chat: Chat) -> None:
-    if any(message.images for message in chat.messages):
-        raise EngineError("unsupported", "not supported yet: images")
 
 
 def _plain_text(messages: tuple[Message, ...]) -> str:

@@ -100,12 +100,6 @@ def test_a_suffix_without_a_template_for_it_is_refused_by_name() -> None:
     assert refusal.value.code == "unsupported"
 
 
-def test_images_are_refused_by_name() -> None:
-    messages = (Message(role="user", images=(b"x",)),)
-    with pytest.raises(EngineError, match="images"):
-        model().prompt(Chat(request_id="c", messages=messages))
-
-
 def test_a_prompt_must_leave_room_for_one_id() -> None:
     text_side = model()
     assert len(text_side.prompt(Chat(request_id="c", prompt="a" * 9), 11).ids) == 10
