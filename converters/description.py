@@ -7,10 +7,11 @@ import pathlib
 import msgspec
 
 from converters.artifact import AdapterArtifact, Artifact
+from converters.vision_artifact import VisionArtifact
 
 
 def write_description(
-    described: Artifact | AdapterArtifact, name: str, staging: pathlib.Path
+    described: Artifact | AdapterArtifact | VisionArtifact, name: str, staging: pathlib.Path
 ) -> int:
     """Writes the file `name`, which counts itself in `file_bytes`; gives that sum."""
     others = sum(path.stat().st_size for path in staging.iterdir())

@@ -35,8 +35,8 @@ class Perceptron(msgspec.Struct, frozen=True, kw_only=True):
 class VisionAttention(msgspec.Struct, frozen=True, kw_only=True):
     """Every patch of a tile sees every other. Either `packed`, its rows [query; key; value], or the three.
 
-    `query_norm` and `key_norm` are over all heads together where their weight is as long as that,
-    otherwise over each head. `is_windowed`: patches see those of their own segment only.
+    `query_norm` and `key_norm` are over all heads together, or with `has_norm_per_head` over each.
+    `is_windowed`: patches see those of their own segment only.
     """
 
     heads: int
@@ -48,6 +48,7 @@ class VisionAttention(msgspec.Struct, frozen=True, kw_only=True):
     value: Linear | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    has_norm_per_head: bool = False
     is_windowed: bool = False
 
     def linears(self) -> Iterator[Linear]:

@@ -145,6 +145,10 @@ def _attention(
         weight = header.vector(found, width, width // heads)
         return Norm(weight=weight, is_centered=is_centered)
 
+    norms = [head_norm("attn_q_norm"), head_norm("attn_k_norm")]
+    lengths = {header.tensor(each.weight).elements for each in norms if each}
+    if len(lengths) > 1:
+        raise MalformedFile(f"{stem}: norms of queries and keys of different lengths")
     is_packed = header.has_tensor(f"{stem}.attn_qkv.weight")
     return VisionAttention(
         heads=heads,
@@ -154,8 +158,9 @@ def _attention(
         key=None if is_packed else matrix("attn_k"),
         value=None if is_packed else matrix("attn_v"),
         output=matrix("attn_out"),
-        query_norm=head_norm("attn_q_norm"),
-        key_norm=head_norm("attn_k_norm"),
+        query_norm=norms[0],
+        key_norm=norms[1],
+        has_norm_per_head=lengths == {width // heads} and heads > 1,
         is_windowed=is_windowed,
     )
 

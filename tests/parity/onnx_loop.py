@@ -43,11 +43,15 @@ class OnnxLoop:
 
     def run(self, ids: list[int], wanted: list[int] | None = None) -> dict[str, Any]:
         """Appends `ids`; outputs for the wanted positions of them (default: the last)."""
+        return self.run_vectors(self._embedded(ids), wanted)
+
+    def run_vectors(self, vectors: Floats, wanted: list[int] | None = None) -> dict[str, Any]:
+        """As `run`, for positions whose vectors f32 [ids, E] are given."""
         assert self.artifact.onnx is not None
-        rows = [len(ids) - 1] if wanted is None else wanted
-        total = self._length + len(ids)
+        rows = [len(vectors) - 1] if wanted is None else wanted
+        total = self._length + len(vectors)
         feeds = {
-            "inputs_embeds": self._embedded(ids)[None],
+            "inputs_embeds": vectors[None],
             "seqlens_k": np.array([total - 1], np.int32),
             "total": np.array(total, np.int32),
             "logit_rows": np.array(rows, np.int64),
@@ -59,6 +63,10 @@ class OnnxLoop:
         self.caches = {name: found[name.replace("past", "present")] for name in self.caches}
         self._length = total
         return found
+
+    def embedded(self, ids: list[int]) -> Floats:
+        """What `run_vectors` is given for ids."""
+        return self._embedded(ids)
 
     def _embedded(self, ids: list[int]) -> Floats:
         """f32 [ids, E], and behind them what blocks have of their own."""

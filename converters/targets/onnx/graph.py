@@ -23,6 +23,7 @@ MICROSOFT = "com.microsoft"
 _ITEM_TYPES = {
     "uint8": TensorProto.UINT8,
     "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
     "float32": TensorProto.FLOAT,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
@@ -109,6 +110,11 @@ class GraphBuilder:
 
     def cast(self, x: str, item: Number, name: str) -> str:
         return self.node("Cast", [x], name, to=_ITEM_TYPES[item])
+
+    def widened(self, weight: str) -> str:
+        """A weight in what activations are computed in."""
+        output = [f"{weight}.widened"]
+        return self.nodes("Cast", [weight], output, to=_ITEM_TYPES[self.item])[0]
 
     def as_activations(self, x: str, name: str) -> str:
         """From fp32 to what activations are computed in."""

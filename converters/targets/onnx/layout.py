@@ -30,15 +30,21 @@ LOOKED_UP = (EMBEDDING, PER_BLOCK)
 class Form(msgspec.Struct, frozen=True, kw_only=True):
     """How a matrix is written.
 
-    float32 and float16: plain. codes: `bits` wide in blocks of `block` along a row, with scales in
+    float32, float16 and bfloat16: plain; what is not in the layout's number is widened as it is used. codes: `bits` wide in blocks of `block` along a row, with scales in
     the layout's number. split: 8-bit codes as a high and a low 4-bit matrix, which has an exact fp32
     product on every CPU. `is_corrected`: with one fp32 number per block for the GGML minimum.
     """
 
-    kind: Literal["float32", "float16", "codes", "split"]
+    kind: Literal["float32", "float16", "bfloat16", "codes", "split"]
     bits: int = 32
     block: int = 0
     is_corrected: bool = False
+
+
+HALF_FORMS = {
+    "F16": Form(kind="float16", bits=16),
+    "BF16": Form(kind="bfloat16", bits=16),
+}
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ def _base(graph: GraphBuilder, layout: Layout, x: str, name: str) -> str:
     bias = graph.weight(layout.vectors[matrix.bias].piece) if matrix.bias else ""
     if matrix.form.kind in NUMBER_BITS:
         values = graph.weight(matrix.pieces["values"])
+        if matrix.form.kind != layout.number:
+            values = graph.widened(values)
         y = graph.nodes(
             "FusedMatMul", [x, values], [f"{name}.product"], domain=MICROSOFT, transB=1
         )[0]

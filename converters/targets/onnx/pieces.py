@@ -6,11 +6,11 @@ from typing import Literal
 
 import msgspec
 
-ItemType = Literal["uint8", "float16", "float32"]
+ItemType = Literal["uint8", "float16", "bfloat16", "float32"]
 # What activations and the scales of codes are computed in.
 Number = Literal["float16", "float32"]
-NUMBER_BITS: dict[str, int] = {"float16": 16, "float32": 32}
-ITEM_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+NUMBER_BITS: dict[str, int] = {"float16": 16, "bfloat16": 16, "float32": 32}
+ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from converters.targets.onnx.experts import Stack, plan_stacks
 from converters.targets.onnx.layout import (
     ALIGNMENT_BYTES,
     FLOAT_TYPES,
+    HALF_FORMS,
     PAGE_BYTES,
     PAGED_BYTES,
     Form,
@@ -32,9 +33,19 @@ MAX_WEIGHTS_BYTES = 1 << 44
 
 
 class Placer:
-    """Hands out aligned ranges, in the order in which it is asked."""
+    """Hands out aligned ranges, in the order in which it is asked.
 
-    def __init__(self, tensors: dict[str, TensorInfo], *, precise: bool, number: Number) -> None:
+    `keeps_halves`: F16 and BF16 matrices stay that, to be widened as they are used.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, TensorInfo],
+        *,
+        precise: bool,
+        number: Number,
+        keeps_halves: bool = False,
+    ) -> None:
         self.tensors = tensors
         self.matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
@@ -42,6 +53,7 @@ class Placer:
         self._end = 0
         self._is_precise = precise
         self._number: Number = number
+        self._keeps_halves = keeps_halves
 
     def vector(self, *names: str, length: int = 0, number: Number | None = None) -> str:
         """Places the vectors as one, once; gives its name. `length` keeps only the first numbers.
@@ -128,6 +140,8 @@ class Placer:
 
     def _form(self, linear: Linear) -> Form:
         tensor = self.tensors[linear.weight]
+        if self._keeps_halves and tensor.type_name in HALF_FORMS:
+            return HALF_FORMS[tensor.type_name]
         return form_of(tensor, precise=self._is_precise, number=self._number)
 
     def _piece(self, name: str, item: ItemType, shape: tuple[int, ...]) -> Piece:
@@ -172,6 +186,8 @@ def _pieces(
         return {"values": ("float32", (rows, columns))}
     if form.kind == "float16":
         return {"values": ("float16", (rows, columns))}
+    if form.kind == "bfloat16":
+        return {"values": ("bfloat16", (rows, columns))}
     blocks = columns // form.block
     pieces: dict[str, tuple[ItemType, tuple[int, ...]]] = {"scales": (number, (rows, blocks))}
     if form.kind == "codes":

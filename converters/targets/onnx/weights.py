@@ -23,7 +23,7 @@ from converters.targets.onnx import expert_weights
 from converters.targets.onnx.expert_weights import ZeroPointed
 from converters.targets.onnx.experts import ExpertSource, Stack
 from converters.targets.onnx.layout import Layout, Matrix, Source, Vector
-from converters.targets.onnx.pieces import Piece
+from converters.targets.onnx.pieces import NUMBER_BITS, Piece
 from converters.targets.onnx.rounding import Rounding, stored
 from converters.tensor_reader import BlockBuffer, TensorReader
 
@@ -31,6 +31,9 @@ from converters.tensor_reader import BlockBuffer, TensorReader
 SLICE_ELEMENTS = 1 << 22
 # Of them are read, converted and written at once: near the second-level cache.
 STEP_ELEMENTS = 1 << 19
+
+# Types whose numbers go into the file as they are.
+_SAME = {"F16": "float16", "BF16": "bfloat16"}
 
 Array = npt.NDArray[np.generic]
 Codes = npt.NDArray[np.uint8]
@@ -144,7 +147,7 @@ class WeightsWriter:
     def _write_slice(self, part: Slice) -> tuple[Slice, Rounding, int]:
         """What it cost and the bytes written, beside the slice. In any process."""
         rounding, written = Rounding(), 0
-        if part.matrix.form.kind in ("float32", "float16"):
+        if part.matrix.form.kind in NUMBER_BITS:
             written = sum(self._write_floats(step, rounding) for step in part.steps())
             return part, rounding, written
         corrections: list[Array] = []
@@ -169,9 +172,9 @@ class WeightsWriter:
         matrix = part.matrix
         values = matrix.pieces["values"]
         first, length = part.start * matrix.columns, part.rows * matrix.columns
-        if values.item == "float16" and part.tensor.type_name == "F16":
+        if values.item == _SAME.get(part.tensor.type_name):
             raw = self._reader.blocks(part.tensor, first, length, self._buffer)
-            numbers: Array = raw.view("<f2")
+            numbers: Array = raw.view("<u2")
             return self._put_rows(values, numbers, part.row)
         exact = self._reader.floats(part.tensor, first, length, self._buffer)
         narrow = stored(exact, values, part.tensor.name)
