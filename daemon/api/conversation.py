@@ -24,6 +24,7 @@ def options_for(
         model.stored.parameters,
         default_context_length=config.context_length,
         trained_context_length=model.trained_context_length,
+        has_eyes=model.can("vision"),
     )
 
 

@@ -10,6 +10,7 @@ from daemon.errors import Forbidden, Invalid, NotFound, NotYet
 from daemon.models.describe import capabilities_of
 from daemon.models.name import ModelName, is_cloud_reference, parse_name
 from daemon.models.resolved import ResolvedModel
+from daemon.models.sight import look
 from daemon.models.template_choice import choose_template
 
 CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
@@ -67,12 +68,14 @@ async def know(services: Services, asked: str, stored: ResolvedModel) -> KnownMo
     stored = await services.foreign.identified(stored)
     stored.require_weights()
     inspection = await services.conversions.inspect(stored.model_digest)
+    eyes = await look(stored, inspection, services.conversions, services.creator.target_for)
     return KnownModel(
         asked=asked,
         stored=stored,
-        capabilities=capabilities_of(stored, inspection),
+        capabilities=capabilities_of(stored, inspection, eyes),
         trained_context_length=inspection.context_length,
         go_template=choose_template(stored, inspection).go_template,
+        blindness=eyes.blindness,
     )
 
 

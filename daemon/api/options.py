@@ -18,6 +18,7 @@ from daemon.errors import BadOption
 OptionType = Literal["integer", "float32", "boolean", "strings"]
 Place = Literal["sampling", "limits", "stop", "hint"]
 _MIN_CONTEXT_LENGTH = 4
+_MIN_SEEING_CONTEXT_LENGTH = 2048
 _INT_LIMIT = 2**31 - 1
 
 
@@ -101,8 +102,8 @@ def typed_value(name: str, kind: OptionType, value: Any) -> Any:
     return float(value) if kind == "float32" else value
 
 
-def _context_length(asked: int | None, default: int, trained: int) -> int:
-    wanted = max(_MIN_CONTEXT_LENGTH, default if asked is None else asked)
+def _context_length(asked: int | None, default: int, trained: int, least: int) -> int:
+    wanted = max(least, default if asked is None else asked)
     return min(wanted, trained) if trained > 0 else wanted
 
 
@@ -134,17 +135,21 @@ def resolve_options(
     *,
     default_context_length: int,
     trained_context_length: int = 0,
+    has_eyes: bool = False,
 ) -> ResolvedOptions:
     """Request over model over defaults; null is not sent. Raises BadOption.
 
-    `trained_context_length` caps num_ctx; 0 when it is not known.
+    `trained_context_length` caps num_ctx; 0 when it is not known. Who `has_eyes` needs room for images.
     """
     sent = {name: value for name, value in (request or {}).items() if value is not None}
     places, ignored = _sort_values({**model, **sent})
     limits = places["limits"]
     asked = limits.pop("context_length", None)
     limits["context_length"] = _context_length(
-        asked, default_context_length, trained_context_length
+        asked,
+        default_context_length,
+        trained_context_length,
+        _MIN_SEEING_CONTEXT_LENGTH if has_eyes else _MIN_CONTEXT_LENGTH,
     )
     limits["max_tokens"] = max(-1, limits.get("max_tokens", -1))
     return ResolvedOptions(

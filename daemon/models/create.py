@@ -47,11 +47,18 @@ from daemon.models.create_request import (
     checked_parameters,
 )
 from daemon.models.create_source import CreateSources, Pull
+from daemon.models.create_vision import (
+    ONE_SOURCE,
+    check_projectors,
+    convert_vision,
+    with_projectors,
+)
 from daemon.models.foreign.shelf import ForeignShelf
 from daemon.models.importing import Source, import_files
 from daemon.models.jobs import ConversionProgress, Conversions
 from daemon.models.manifest import (
     ImageConfig,
+    Layer,
     Manifest,
     encode_config,
     encode_messages,
@@ -98,18 +105,20 @@ class Creator:
         file_type = checked_type(request.quantize or request.quantization)
         check_supported(request)
         self._store.require_writable()
-        if request.source and request.files:
-            raise Invalid("only one of 'from' and 'files' can be given")
         info = checked_info(request.info or {})
         parameters = checked_parameters(request.parameters or {})
         messages = checked_messages(request.messages or [])
         if error := await template_error(request.template):
             raise Invalid(f"template error: {error}")
         if request.source:
+            eyes = await self._projectors(request.files or {})
             async with contextlib.aclosing(self._sources.fetch_missing(request)) as steps:
                 async for step in steps:
                     yield step
             draft, inherited = await self._sources.draft_of(request.source)
+            if eyes:
+                draft.require_inspection("the projector")
+                draft.layers = with_projectors(draft.layers, eyes)
         else:
             draft, inherited = Draft(config=ImageConfig(model_format="gguf"), layers=[]), {}
             async with contextlib.aclosing(self._add_files(name, draft, request)) as steps:
@@ -161,6 +170,16 @@ class Creator:
                         yield step
         draft.layers = weights_first(draft.layers)
 
+    async def _projectors(self, files: dict[str, str]) -> list[Layer]:
+        """Eyes for the model of a `from`. Raises Invalid, NotYet for other files."""
+        if tensor_files(files):
+            raise Invalid(ONE_SOURCE)
+        found = Draft(config=ImageConfig(), layers=[])
+        for whole in named_files(files) if files else ():
+            await self._add_file(found, whole.name, whole.parts[0])
+        check_projectors(found.layers)
+        return found.layers
+
     async def _add_made(
         self, draft: Draft, source: Source, file_name: str
     ) -> AsyncGenerator[CreateStatus]:
@@ -199,9 +218,7 @@ class Creator:
             file_name, digest = adapter_file(adapters)
         layer = await adapter_layer(self._store, self._conversions, file_name, digest)
         draft.layers = with_adapter(draft.layers, layer)
-        if draft.inspection is None:
-            raise LoadFailed("the weights that the adapter is for cannot be read")
-        target = await self.target_for(draft.inspection)
+        target = await self.target_for(draft.require_inspection("the adapter"))
         await self._conversions.check_adapter(digest, parse_digest(weights.digest), target)
 
     async def _ready(
@@ -248,9 +265,11 @@ class Creator:
             ) as steps:
                 async for step in steps:
                     yield conversion_status(target, step)
-            async with contextlib.aclosing(adapting) as statuses:
-                async for status in statuses:
-                    yield status
+            seeing = convert_vision(self._conversions, draft.layers, target)
+            for making in (adapting, seeing):
+                async with contextlib.aclosing(making) as statuses:
+                    async for status in statuses:
+                        yield status
         except NoSpace as error:
             yield unconverted_status(error.message)
 

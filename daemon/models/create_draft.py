@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from converters.inspection import Inspection
-from daemon.errors import Invalid
+from daemon.errors import Invalid, LoadFailed
 from daemon.models.create_adapter import weights_layer
 from daemon.models.manifest import ImageConfig, Layer, layer_of
 from daemon.models.resolved import MAX_TEXT_BYTES
@@ -22,6 +22,12 @@ class Draft(msgspec.Struct):
     texts: list[tuple[str, bytes]] = []
     inspection: Inspection | None = None
     made: list[str] = []
+
+    def require_inspection(self, what: str) -> Inspection:
+        """Of the weights that `what` is for. Raises LoadFailed."""
+        if self.inspection is None:
+            raise LoadFailed(f"the weights that {what} is for cannot be read")
+        return self.inspection
 
     def replace_weights(self, inspection: Inspection) -> None:
         """Others in their place; where the model came from stays told."""

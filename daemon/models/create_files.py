@@ -92,7 +92,9 @@ def weights_first(layers: list[Layer]) -> list[Layer]:
     """In the order of manifests. Raises Invalid, NotYet unless exactly one holds weights."""
     weights = [layer for layer in layers if layer.media_type == media.MODEL]
     if not weights:
-        raise NotYet("create from a projector alone is not supported by this version yet")
+        raise Invalid(
+            "a projector alone is no model: give the weights that it is for too, or the model as FROM"
+        )
     if len(weights) > 1:
         names = ", ".join(layer.source for layer in weights)
         raise Invalid(f"only one file can hold the model's weights: {names}")

@@ -14,14 +14,15 @@ from typing import Any
 
 import msgspec
 
-from converters.artifact import TARGETS, Artifact
 from converters.inspection import Inspection
 from daemon.errors import DaemonError
 from daemon.models.go_format import go_syntax, go_text
+from daemon.models.hearth_facts import HearthFacts, hearth_facts
 from daemon.models.jobs import Conversions
 from daemon.models.manifest import StoredMessage, human_parameter_count
 from daemon.models.modelfile import Command, render
 from daemon.models.resolved import ResolvedModel
+from daemon.models.sight import Eyes, TargetFor, eyes_of, has_eyes, look
 from daemon.models.store import Store
 from daemon.models.template_choice import DEFAULT_TEMPLATE, choose_template
 
@@ -33,6 +34,7 @@ _UNKNOWN = ("", "unknown")
 # llama.cpp's number for a head that scores pairs.
 _RANK_POOLING = 4
 _GPT_OSS = ("gptoss", "gpt-oss")
+_NO_EYES = Eyes()
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,38 +68,6 @@ class ShownTensor(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class ShownArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """How exactly the weights were repacked, and bytes: on disk, and in memory per device."""
-
-    exactness: dict[str, int]
-    file_bytes: int
-    resident_bytes: dict[str, int]
-    kv_bytes_per_token: int
-
-
-class ShownAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """The model's adapter over its weights: matrices it belongs to, its largest rank, bytes.
-
-    `max_error`: the most that a number of it was rounded by.
-    """
-
-    matrices: int
-    rank: int
-    file_bytes: int
-    resident_bytes: int
-    max_error: float = 0.0
-
-
-class HearthFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Per target: `artifacts` and `adapters` that exist, `estimates` of bytes on disk, `refusals`."""
-
-    artifacts: dict[str, ShownArtifact] = {}
-    adapters: dict[str, ShownAdapter] = {}
-    estimates: dict[str, int] = {}
-    refusals: dict[str, str] = {}
-    warnings: tuple[str, ...] = ()
-
-
 class ShowAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer of /api/show. `model_info` values may be ready-made JSON (`msgspec.Raw`)."""
 
@@ -118,11 +88,15 @@ class ShowAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def list_models(
-    store: Store, conversions: Conversions, others: Iterable[ResolvedModel] = ()
+    store: Store,
+    conversions: Conversions,
+    target_for: TargetFor,
+    others: Iterable[ResolvedModel] = (),
 ) -> list[ModelEntry]:
     """Newest first, by whole seconds. Damaged models are left out, as clients expect.
 
-    `others` are models that do not lie in our own store.
+    `target_for` says what weights are converted to here. `others` are models that do not lie in our
+    own store.
     """
     models = list(others)
     for stored in store.manifests():
@@ -132,16 +106,17 @@ async def list_models(
             continue
     await _look_at_weights(models, conversions)
     models.sort(key=lambda model: (-int(model.modified_seconds), model.name))
-    return [_entry(model, _known(model, conversions)) for model in models]
+    return [
+        _entry(model, _known(model, conversions), await _known_eyes(model, conversions, target_for))
+        for model in models
+    ]
 
 
 async def _look_at_weights(models: list[ResolvedModel], conversions: Conversions) -> None:
     """Starts what was never inspected, and waits a little; the rest goes on by itself."""
-    unknown = {
-        model.model_digest
-        for model in models
-        if model.model_digest and _known(model, conversions) is None
-    }
+    files = {file.digest for model in models for file in model.projectors[:1]}
+    files |= {model.model_digest for model in models if model.model_digest}
+    unknown = {digest for digest in files if conversions.known_inspection(digest) is None}
     if unknown:
         looks = [asyncio.ensure_future(conversions.inspect(digest)) for digest in unknown]
         _, waiting = await asyncio.wait(looks, timeout=LIST_PATIENCE_SECONDS)
@@ -154,7 +129,22 @@ def _known(model: ResolvedModel, conversions: Conversions) -> Inspection | None:
     return conversions.known_inspection(model.model_digest) if model.model_digest else None
 
 
-def _entry(model: ResolvedModel, inspection: Inspection | None) -> ModelEntry:
+async def _known_eyes(
+    model: ResolvedModel, conversions: Conversions, target_for: TargetFor
+) -> Eyes:
+    """Without looking at anything new. While the machine is still looked at, nobody sees."""
+    inspection = _known(model, conversions)
+    if inspection is None or not has_eyes(model, inspection):
+        return Eyes()
+    projectors = [conversions.known_inspection(file.digest) for file in model.projectors[:1]]
+    try:
+        target = await asyncio.wait_for(target_for(inspection), LIST_PATIENCE_SECONDS)
+    except (TimeoutError, DaemonError):
+        return Eyes()
+    return eyes_of(model, inspection, projectors[0] if projectors else None, target)
+
+
+def _entry(model: ResolvedModel, inspection: Inspection | None, eyes: Eyes) -> ModelEntry:
     found = inspection or Inspection(digest="", size=0)
     details = msgspec.structs.replace(
         details_of(model, inspection),
@@ -168,7 +158,7 @@ def _entry(model: ResolvedModel, inspection: Inspection | None) -> ModelEntry:
         size=model.manifest.total_bytes,
         digest=model.digest,
         details=details,
-        capabilities=capabilities_of(model, inspection),
+        capabilities=capabilities_of(model, inspection, eyes),
     )
 
 
@@ -192,11 +182,12 @@ def _parameter_size(inspection: Inspection) -> str:
     return human_parameter_count(inspection.parameter_count) if inspection.digest else ""
 
 
-def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tuple[str, ...]:
+def capabilities_of(
+    model: ResolvedModel, inspection: Inspection | None, eyes: Eyes = _NO_EYES
+) -> tuple[str, ...]:
     """In the order of contract.md §4.7; without an inspection, what the manifest alone tells.
 
-    Weights and projectors that see give no "vision": no engine takes images yet, and clients that read
-    the word would send some.
+    Only eyes that can be used give "vision", as clients that read the word send images.
     """
     found = list(model.config.capabilities)
     if model.weights and "vision" in found:
@@ -204,20 +195,22 @@ def capabilities_of(model: ResolvedModel, inspection: Inspection | None) -> tupl
     template = choose_template(model, inspection)
     found += [name for name in ("tools", "thinking") if name in template.capabilities]
     if inspection is not None:
-        found += _seen_in_weights(inspection)
+        found += _seen_in_weights(inspection, eyes)
     found += ["insert"] if "insert" in template.capabilities else []
     found += ["thinking"] if model.config.model_family in _GPT_OSS else []
     return tuple(dict.fromkeys(found))
 
 
-def _seen_in_weights(inspection: Inspection) -> list[str]:
+def _seen_in_weights(inspection: Inspection, eyes: Eyes) -> list[str]:
     found = {None: "completion", _RANK_POOLING: "rerank"}.get(inspection.pooling_type, "embedding")
-    return [found] + (["audio"] if inspection.has_audio else [])
+    senses = [("vision", eyes.can_see), ("audio", inspection.has_audio)]
+    return [found, *(name for name, is_there in senses if is_there)]
 
 
 async def show(
     model: ResolvedModel,
     conversions: Conversions,
+    target_for: TargetFor,
     *,
     verbose: bool = False,
     system: str = "",
@@ -225,6 +218,7 @@ async def show(
 ) -> ShowAnswer:
     """`system` and `options` change the Modelfile's text only. Raises when weights are unreadable."""
     inspection = await _inspect(model, conversions)
+    eyes = await look(model, inspection, conversions, target_for) if inspection else Eyes()
     template = choose_template(model, inspection).text
     return ShowAnswer(
         details=details_of(model, inspection),
@@ -240,9 +234,9 @@ async def show(
         tensors=tuple(ShownTensor(t.name, t.type, t.shape) for t in inspection.tensors)
         if inspection
         else (),
-        capabilities=capabilities_of(model, inspection),
+        capabilities=capabilities_of(model, inspection, eyes),
         requires=model.config.requires,
-        hearth=_hearth_facts(model, inspection, conversions),
+        hearth=hearth_facts(model, inspection, conversions, eyes),
     )
 
 
@@ -274,49 +268,6 @@ async def _projector_info(model: ResolvedModel, conversions: Conversions) -> dic
         for projector in model.projectors[:1]:
             return dict((await conversions.inspect(projector.digest)).metadata)
     return {}
-
-
-def _hearth_facts(
-    model: ResolvedModel, inspection: Inspection | None, conversions: Conversions
-) -> HearthFacts:
-    if inspection is None:
-        return HearthFacts()
-    found = {target: conversions.artifact(model.model_digest, target) for target in TARGETS}
-    return HearthFacts(
-        artifacts={target: _shown(artifact) for target, artifact in found.items() if artifact},
-        adapters=dict(_shown_adapters(model, conversions)),
-        estimates=inspection.estimates,
-        refusals=inspection.refusals,
-        warnings=inspection.warnings,
-    )
-
-
-def _shown(artifact: Artifact) -> ShownArtifact:
-    return ShownArtifact(
-        exactness=artifact.exactness_counts(),
-        file_bytes=artifact.file_bytes,
-        resident_bytes=artifact.resident_bytes,
-        kv_bytes_per_token=artifact.kv_bytes_per_token,
-    )
-
-
-def _shown_adapters(
-    model: ResolvedModel, conversions: Conversions
-) -> Iterable[tuple[str, ShownAdapter]]:
-    """(target, adapter)."""
-    for file in model.adapters[:1]:
-        for target in TARGETS:
-            if adapter := conversions.adapter(file.digest, model.model_digest, target):
-                yield (
-                    target,
-                    ShownAdapter(
-                        matrices=len(adapter.targets),
-                        rank=adapter.rank,
-                        file_bytes=adapter.file_bytes,
-                        resident_bytes=adapter.resident_bytes,
-                        max_error=adapter.max_error,
-                    ),
-                )
 
 
 def modelfile_text(

@@ -25,6 +25,7 @@ from converters.artifact import (
     variant_folder,
 )
 from converters.inspection import Inspection
+from converters.vision_artifact import VisionArtifact, read_vision, vision_folder
 from daemon.errors import Busy, DaemonError, LoadFailed
 from daemon.models.converter_process import (
     ConverterLine,
@@ -243,6 +244,35 @@ class Conversions:
     def _adapter_arguments(self, command: str, adapter: str, base: str, target: str) -> list[str]:
         paths = ["--input", str(self._blob_path(adapter)), "--base", str(self._blob_path(base))]
         return [command, *paths, "--target", target]
+
+    # ---- vision towers ----
+
+    def vision_folder(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> pathlib.Path:
+        """Where the artifact of the vision tower in this file lies or would lie."""
+        return (artifacts or self._artifacts) / source / vision_folder(target)
+
+    def vision(self, source: str, target: str) -> VisionArtifact | None:
+        """As `artifact`, of the vision tower in a file."""
+        try:
+            return read_vision(self.vision_folder(source, target))
+        except ArtifactError:
+            return None
+
+    def ensure_vision(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> AsyncGenerator[ConversionProgress]:
+        """As `ensure_artifact`, of the vision tower in a projector file or in a model's own."""
+        arguments = ["vision", "--input", str(self._blob_path(source))]
+        arguments += ["--source", source, "--target", target]
+        wanted = Wanted(
+            source=source,
+            folder=self.vision_folder(source, target, artifacts=artifacts),
+            arguments=tuple(arguments),
+            read=read_vision,
+        )
+        return self.ensure(wanted)
 
     # ---- jobs ----
 

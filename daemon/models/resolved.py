@@ -73,6 +73,10 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
             )
         return tuple(self._required(adapter) for adapter in self.adapters)
 
+    def require_projector(self) -> BlobFile:
+        """The first projector, which is the one that is used. Raises LoadFailed."""
+        return self._required(self.projectors[0])
+
     def _required(self, blob: BlobFile) -> BlobFile:
         damaged = f"model '{self.name.short}' is damaged: blob sha256:{blob.digest}"
         try:

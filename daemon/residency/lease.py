@@ -28,7 +28,7 @@ from backends.types import (
     Render,
     Rendered,
 )
-from daemon.errors import Internal, WorkerDied
+from daemon.errors import Internal, NotYet, WorkerDied
 from daemon.models.resolved import ResolvedModel
 from daemon.residency.answer import AnswerStream
 from daemon.residency.placement import Placement
@@ -118,10 +118,14 @@ class Resident:
 
     @property
     def resident_bytes(self) -> int:
-        """Measured by the worker, with its artifact where that is in memory; first the estimate."""
+        """Measured by the worker, with its artifact where that is in memory; first the estimate.
+
+        The vision tower's part is kept for it: it comes with the first image.
+        """
         if self.loaded is not None:
             wanted = self.placement.in_memory
-            return self.loaded.resident_bytes + (wanted.artifact_bytes if wanted else 0)
+            beside = self.placement.tower_bytes + (wanted.artifact_bytes if wanted else 0)
+            return self.loaded.resident_bytes + beside
         return self.placement.needed_bytes(self.context_length)
 
     def view(self) -> LoadedView:
@@ -206,7 +210,8 @@ class Lease:
         return self.resident.loaded
 
     def chat(self, chat: Chat) -> ChatStream:
-        """Starts a generation. Never blocks. Raises WorkerDied or Invalid."""
+        """Starts a generation. Never blocks. Raises WorkerDied, Invalid or NotYet."""
+        self._require_sight(chat)
         return ChatStream(self._start(chat))
 
     async def embed(self, request: Embed) -> Embedded:
@@ -216,10 +221,18 @@ class Lease:
         return await self._ask(request, Ranked)
 
     async def count(self, request: CountTokens) -> int:
+        self._require_sight(request.chat)
         return (await self._ask(request, Counted)).tokens
 
     async def render(self, request: Render) -> str:
+        self._require_sight(request.chat)
         return (await self._ask(request, Rendered)).prompt
+
+    def _require_sight(self, chat: Chat) -> None:
+        """What was promised before it was loaded may not hold where it came to run. Raises NotYet."""
+        blindness = self.resident.placement.blindness
+        if blindness and any(message.images for message in chat.messages):
+            raise NotYet(f"model '{self.hold.name}' takes no images here: {blindness}")
 
     def release(self) -> None:
         """Cancels what still runs and gives the model back. Never blocks; may be called again."""

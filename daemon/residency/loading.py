@@ -80,6 +80,7 @@ def _load(order: LoadOrder) -> Load:
         artifact=placement.artifact,
         device=placement.device,
         adapters=placement.adapters,
+        projector=placement.projector,
         rows=order.rows,
         context_length=order.row_length,
         kv_bytes=order.kv_bytes,

@@ -16,17 +16,18 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import msgspec
 
 from backends.select import Choice
-from converters.artifact import ArtifactError, read_artifact
+from converters.artifact import Artifact, ArtifactError, read_artifact
 from converters.inspection import Inspection, MemoryEstimate
-from daemon.errors import LoadFailed, NoSpace
+from daemon.errors import Busy, DaemonError, LoadFailed, NoSpace
 from daemon.residency.memory import free_bytes
-from daemon.residency.placement import InMemory, Placement, placement_of
+from daemon.residency.placement import InMemory, Placement, placement_of, seeing
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,14 @@ class Conversions(Protocol):
     ) -> AsyncGenerator[object]: ...
 
     def artifact_folder(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> pathlib.Path: ...
+
+    def ensure_vision(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> AsyncGenerator[object]: ...
+
+    def vision_folder(
         self, source: str, target: str, *, artifacts: pathlib.Path | None = None
     ) -> pathlib.Path: ...
 
@@ -63,6 +72,7 @@ class MemoryArtifacts:
         self._root: pathlib.Path | None = None
         self._lock = -1
         self._held: dict[str, int] = {}
+        self._towers = Counter[str]()
 
     async def start(self) -> None:
         """Removes what daemons that were killed left behind."""
@@ -77,15 +87,26 @@ class MemoryArtifacts:
             self._root = None
 
     def plan(
-        self, name: str, source: str, choice: Choice, inspection: Inspection, shortage: str
+        self,
+        name: str,
+        source: str,
+        choice: Choice,
+        inspection: Inspection,
+        shortage: str,
+        tower: Inspection | None = None,
     ) -> Placement:
         """Where the artifact of `source` (hex) will be. `shortage` says what the disk lacks.
 
+        `tower`: of the file with the vision tower that goes there too.
         Raises LoadFailed with both sizes, of the disk and of memory, when it fits in neither.
         """
         runtime = choice.target.partition("-")[0]
         estimate = inspection.memory.get(runtime, MemoryEstimate())
         artifact_bytes = inspection.estimates.get(runtime, 0)
+        tower_bytes = 0
+        if tower is not None:
+            artifact_bytes += tower.vision_estimates.get(runtime, 0)
+            tower_bytes = tower.vision_memory.get(runtime, 0)
         needed = artifact_bytes + SPARE_BYTES
         free = self._free_bytes()
         if self._folder is None or needed > free:
@@ -94,22 +115,30 @@ class MemoryArtifacts:
             raise LoadFailed(
                 f"model '{name}' could not be loaded: its artifact fits neither on the disk "
                 f"({shortage}) nor in memory ({reason}; loading it takes "
-                f"{artifact_bytes + estimate.resident_bytes} bytes, {free_now} bytes free)"
+                f"{artifact_bytes + estimate.resident_bytes + tower_bytes} bytes, {free_now} bytes"
+                " free)"
             )
         root = self._own_root(self._folder)
         folder = self._conversions.artifact_folder(source, choice.target, artifacts=root)
+        projector = self._vision_folder(tower.digest, choice.target) if tower else ""
         return Placement(
             backend=choice.backend,
             artifact=str(folder),
+            projector=str(projector),
             device=choice.device,
-            weight_bytes=artifact_bytes + estimate.resident_bytes,
+            weight_bytes=artifact_bytes + estimate.resident_bytes + tower_bytes,
+            tower_bytes=tower_bytes,
             kv_bytes_per_token=estimate.kv_bytes_per_token,
             row_bytes=estimate.row_bytes,
             max_context_length=estimate.context_length,
             original_context_length=estimate.original_context_length,
             reason=choice.reason,
             in_memory=InMemory(
-                source=source, choice=choice, artifact_bytes=artifact_bytes, shortage=shortage
+                source=source,
+                vision_source=tower.digest if tower else "",
+                choice=choice,
+                artifact_bytes=artifact_bytes,
+                shortage=shortage,
             ),
         )
 
@@ -119,6 +148,7 @@ class MemoryArtifacts:
         if wanted is None:
             return placement
         self._held[placement.artifact] = wanted.artifact_bytes
+        self._towers[placement.projector] += 1
         try:
             return await self._make(placement, wanted)
         except BaseException:
@@ -127,15 +157,16 @@ class MemoryArtifacts:
 
     async def _make(self, placement: Placement, wanted: InMemory) -> Placement:
         assert self._root is not None
-        steps = self._conversions.ensure_artifact(
-            wanted.source, wanted.choice.target, artifacts=self._root
-        )
+        target = wanted.choice.target
+        steps = self._conversions.ensure_artifact(wanted.source, target, artifacts=self._root)
         try:
-            async with contextlib.aclosing(steps):
-                async for _ in steps:
-                    pass
+            await _finish(steps)
             folder = pathlib.Path(placement.artifact)
             artifact = read_artifact(folder)
+            made = placement_of(artifact, folder, wanted.choice)
+            made = msgspec.structs.replace(made, blindness=placement.blindness)
+            if wanted.vision_source:
+                made = await self._seeing(made, artifact, wanted.vision_source)
         except NoSpace as error:
             raise LoadFailed(
                 f"its artifact fits neither on the disk ({wanted.shortage}) nor in memory "
@@ -143,8 +174,8 @@ class MemoryArtifacts:
             ) from error
         except ArtifactError as error:
             raise LoadFailed(str(error)) from error
-        made = placement_of(artifact, folder, wanted.choice)
         size = _files_bytes(folder)
+        size += _files_bytes(pathlib.Path(made.projector)) if made.projector else 0
         self._held[placement.artifact] = size
         log.info("converted into memory, as the disk lacks room: %d bytes", size)
         return msgspec.structs.replace(
@@ -153,12 +184,31 @@ class MemoryArtifacts:
             in_memory=msgspec.structs.replace(wanted, artifact_bytes=size),
         )
 
+    async def _seeing(self, made: Placement, artifact: Artifact, source: str) -> Placement:
+        """With the tower of this blob (hex), or why there is none."""
+        steps = self._conversions.ensure_vision(source, made.target, artifacts=self._root)
+        try:
+            await _finish(steps)
+            return seeing(made, artifact, self._vision_folder(source, made.target))
+        except Busy:
+            raise
+        except (DaemonError, ArtifactError) as error:
+            return msgspec.structs.replace(made, blindness=str(error))
+
+    def _vision_folder(self, source: str, target: str) -> pathlib.Path:
+        return self._conversions.vision_folder(source, target, artifacts=self._root)
+
     async def discard(self, placement: Placement) -> None:
         """The worker is gone; returns when the memory is free."""
-        if placement.in_memory is None:
+        wanted = placement.in_memory
+        if wanted is None or self._held.pop(placement.artifact, None) is None:
             return
-        self._held.pop(placement.artifact, None)
         await asyncio.to_thread(_discard, pathlib.Path(placement.artifact))
+        if wanted.vision_source:
+            projector = self._vision_folder(wanted.vision_source, wanted.choice.target)
+            self._towers[str(projector)] -= 1
+            if self._towers[str(projector)] <= 0:  # another model may have the same eyes
+                await asyncio.to_thread(_discard, projector)
 
     def _free_bytes(self) -> int:
         """What the filesystem could take if every worker but the new one's went."""
@@ -174,6 +224,12 @@ class MemoryArtifacts:
             if self._lock >= 0:
                 self._root = made
         return self._root
+
+
+async def _finish(steps: AsyncGenerator[object]) -> None:
+    async with contextlib.aclosing(steps):
+        async for _ in steps:
+            pass
 
 
 def _prefix() -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol
@@ -16,18 +17,24 @@ import msgspec
 from backends.select import Choice
 from converters.artifact import Artifact, ArtifactError, read_adapter, read_artifact
 from converters.inspection import Inspection
-from daemon.errors import LoadFailed, NoSpace
+from converters.vision_artifact import misfit, read_vision
+from daemon.errors import Busy, DaemonError, LoadFailed, NoSpace
 from daemon.models.resolved import ResolvedModel
+from daemon.models.sight import look_for
 from daemon.residency.plan import WorkerKey
+
+_log = logging.getLogger("hearth.residency")
 
 
 class InMemory(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact that is converted into memory: of which blob (hex), to what, and how large.
 
-    `shortage` says what the disk lacks for it.
+    `shortage` says what the disk lacks for it. `vision_source`: the blob (hex) whose vision tower goes
+    there too, "" without one.
     """
 
     source: str
+    vision_source: str = ""
     choice: Choice
     artifact_bytes: int
     shortage: str
@@ -42,6 +49,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     `device_bytes`: all memory of a device that has its own, which then holds the model; else 0.
     `original_context_length` > 0 only for longrope, where longer rows need another worker.
     `in_memory`: the artifact is one of memory, made when the load begins; `weight_bytes` counts it.
+    `projector` is the folder of the vision tower, which a worker loads at the first image; of
+    `weight_bytes` it takes `tower_bytes`. `blindness` says why there is none in spite of a projector.
     """
 
     backend: str
@@ -60,6 +69,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     in_memory: InMemory | None = None
     target: str = ""
     device_bytes: int = 0
+    tower_bytes: int = 0
+    blindness: str = ""
 
     def row_length(self, wanted: int) -> int:
         """Ids a row must hold for `wanted`, which no model exceeds its own length for."""
@@ -104,8 +115,22 @@ class Placer(Protocol):
         ...
 
 
+def seeing(placement: Placement, artifact: Artifact, folder: pathlib.Path) -> Placement:
+    """With the vision tower in `folder`, if it is for this model. Raises ArtifactError."""
+    tower = read_vision(folder)
+    if reason := misfit(tower, artifact):
+        return msgspec.structs.replace(placement, blindness=reason)
+    kept = tower.resident_bytes.get(placement.device, tower.file_bytes)
+    return msgspec.structs.replace(
+        placement,
+        projector=str(folder),
+        tower_bytes=kept + tower.run_bytes,
+        weight_bytes=placement.weight_bytes + kept + tower.run_bytes,
+    )
+
+
 def placement_of(artifact: Artifact, folder: pathlib.Path, choice: Choice) -> Placement:
-    """The placement of an artifact that exists, without adapter."""
+    """The placement of an artifact that exists, without adapter and projector."""
     originals = [rope.original_context_length for rope in artifact.rope.values()]
     has_long = any(rope.long_inverse_frequencies for rope in artifact.rope.values())
     return Placement(
@@ -141,12 +166,24 @@ class Conversions(Protocol):
 
     def adapter_folder(self, adapter: str, base: str, target: str) -> pathlib.Path: ...
 
+    def ensure_vision(self, source: str, target: str) -> AsyncGenerator[object]:
+        """As `ensure_artifact`, of the vision tower in a file."""
+        ...
+
+    def vision_folder(self, source: str, target: str) -> pathlib.Path: ...
+
 
 class Memory(Protocol):
     """`daemon.residency.memory_artifacts`, which builds on this file."""
 
     def plan(
-        self, name: str, source: str, choice: Choice, inspection: Inspection, shortage: str
+        self,
+        name: str,
+        source: str,
+        choice: Choice,
+        inspection: Inspection,
+        shortage: str,
+        tower: Inspection | None = None,
     ) -> Placement: ...
 
     async def make(self, placement: Placement) -> Placement: ...
@@ -188,10 +225,30 @@ class ArtifactPlacer:
             return await self._place_in_memory(model, digest, choice, error)
         folder = self._conversions.artifact_folder(digest, choice.target)
         try:
-            placement = placement_of(read_artifact(folder), folder, choice)
-            return await self._adapted(model, placement, choice.target)
+            artifact = read_artifact(folder)
+            placement = placement_of(artifact, folder, choice)
+            placement = await self._adapted(model, placement, choice.target)
         except ArtifactError as error:
             raise LoadFailed(f"model '{model.name.short}': {error}") from error
+        return await self._seeing(model, artifact, placement)
+
+    async def _seeing(
+        self, model: ResolvedModel, artifact: Artifact, placement: Placement
+    ) -> Placement:
+        """With the model's eyes where they can be used. Texts are answered without them too."""
+        inspection = await self._conversions.inspect(model.model_digest)
+        eyes = await look_for(model, inspection, self._conversions, placement.target)
+        if not eyes.can_see:
+            return msgspec.structs.replace(placement, blindness=eyes.blindness)
+        try:
+            await _finish(self._conversions.ensure_vision(eyes.source, placement.target))
+            folder = self._conversions.vision_folder(eyes.source, placement.target)
+            return seeing(placement, artifact, folder)
+        except Busy:
+            raise
+        except (DaemonError, ArtifactError) as error:
+            _log.warning("%s takes no images: %s", model.name.short, error)
+            return msgspec.structs.replace(placement, blindness=str(error))
 
     async def _adapted(self, model: ResolvedModel, placement: Placement, target: str) -> Placement:
         """With the model's adapter, where it has one."""
@@ -213,7 +270,11 @@ class ArtifactPlacer:
         if self._memory is None or model.adapters:
             raise error  # an adapter's artifact is made beside that of its base
         inspection = await self._conversions.inspect(digest)
-        return self._memory.plan(model.name.short, digest, choice, inspection, error.message)
+        eyes = await look_for(model, inspection, self._conversions, choice.target)
+        tower = await self._conversions.inspect(eyes.source) if eyes.can_see else None
+        name, shortage = model.name.short, error.message
+        placement = self._memory.plan(name, digest, choice, inspection, shortage, tower)
+        return msgspec.structs.replace(placement, blindness=eyes.blindness)
 
     async def prepare(self, placement: Placement) -> Placement:
         return await self._memory.make(placement) if self._memory else placement

@@ -89,7 +89,12 @@ class ShelfController(Controller):
     @route("/api/tags", http_method=READ, media_type=JSON)
     async def list_all(self, services: Rooms) -> Response[bytes]:
         await services.foreign.refresh()
-        models = await list_models(services.store, services.conversions, services.foreign.models())
+        models = await list_models(
+            services.store,
+            services.conversions,
+            services.creator.target_for,
+            services.foreign.models(),
+        )
         return json_response(TagsAnswer(models))
 
     @get("/api/ps")
@@ -164,6 +169,7 @@ async def _show(data: ShowRequest, services: Services) -> ShowAnswer:
     return await show(
         model,
         services.conversions,
+        services.creator.target_for,
         verbose=data.verbose,
         system=data.system,
         options=data.options,

@@ -60,7 +60,12 @@ class ModelController(Controller):
     @get("/v1/models", media_type=PROGRESS_JSON)
     async def list_all(self, services: Rooms) -> Response[bytes]:
         await services.foreign.refresh()
-        found = await list_models(services.store, services.conversions, services.foreign.models())
+        found = await list_models(
+            services.store,
+            services.conversions,
+            services.creator.target_for,
+            services.foreign.models(),
+        )
         cards = tuple(
             ModelCard.of(
                 entry.name, entry.modified_at.timestamp(), parse_name(entry.name).namespace

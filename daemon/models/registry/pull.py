@@ -17,6 +17,7 @@ from daemon.models import manifest as media
 from daemon.models.create import conversion_status, unconverted_status
 from daemon.models.create_adapter import convert_adapter
 from daemon.models.create_request import CreateStatus
+from daemon.models.create_vision import convert_vision
 from daemon.models.jobs import Conversions
 from daemon.models.manifest import Layer, Manifest, parse_digest
 from daemon.models.name import ModelName
@@ -237,9 +238,11 @@ class _Pull:
                 async for step in steps:
                     self._tell(conversion_status(target, step))
             adapting = convert_adapter(self._conversions, list(manifest.layers), target)
-            async with contextlib.aclosing(adapting) as statuses:
-                async for status in statuses:
-                    self._tell(status)
+            seeing = convert_vision(self._conversions, manifest.layers, target)
+            for making in (adapting, seeing):
+                async with contextlib.aclosing(making) as statuses:
+                    async for status in statuses:
+                        self._tell(status)
         except NoSpace as error:
             self._say_unconverted(error.message)
         except DaemonError as error:

@@ -17,6 +17,7 @@ from backends.scripted.script import Rule, Script
 from backends.select import Choice
 from converters.artifact import Artifact
 from converters.inspection import Inspection
+from converters.vision_artifact import VisionArtifact
 from daemon.api.application import create_api
 from daemon.api.services import Services
 from daemon.lan.key_ring import KeyRing
@@ -75,6 +76,16 @@ class InspectedModels:
 
     def artifact(self, source: str, target: str) -> Artifact | None:
         return None
+
+    def vision(self, source: str, target: str) -> VisionArtifact | None:
+        return None
+
+    def vision_folder(self, source: str, target: str) -> pathlib.Path:
+        return self._artifacts / source / f"vision-{target}-f1"
+
+    async def ensure_vision(self, source: str, target: str) -> AsyncIterator[object]:
+        for _ in ():
+            yield source, target
 
     async def inspect(self, blob_digest: str) -> Inspection:
         return self._inspections[blob_digest]

@@ -26,6 +26,7 @@ from converters.artifact import (
     variant_folder,
 )
 from converters.inspection import Inspection, TensorSummary
+from converters.vision_artifact import VISION_FILE, ImageForm, VisionArtifact, vision_folder
 
 CODES = {"internal": 1, "malformed": 2, "unsupported": 3, "space": 4}
 
@@ -47,6 +48,17 @@ def artifact(source: str, target: str) -> Artifact:
         vocabulary=8, context_length=64, kv_bytes_per_token=8, file_bytes=1234, tensors=(kept,),
         onnx=OnnxGraph(embedding=CodedTable(rows=1, columns=1, bits=32, codes_offset=0)),
     )  # fmt: skip
+
+
+def tower(source: str, target: str) -> VisionArtifact:
+    return VisionArtifact(
+        format=ARTIFACT_FORMAT, converter=1, source=source, variant=vision_folder(target),
+        form=ImageForm(projector="gemma3", patch_size=14), width=4,
+        file_bytes=555, resident_bytes={"cpu": 700, "cuda": 800}, run_bytes=90,
+    )  # fmt: skip
+
+
+FILES = {artifact: "artifact.json", tower: VISION_FILE}
 
 
 def quantise(options: argparse.Namespace, wanted: dict[str, object]) -> None:
@@ -90,8 +102,9 @@ def convert(options: argparse.Namespace, wanted: dict[str, object]) -> None:
         case "nothing":
             shutil.rmtree(staging)
         case _:
-            data = msgspec.json.encode(artifact(options.source, options.target))
-            (staging / "artifact.json").write_bytes(data)
+            made = tower if options.command == "vision" else artifact
+            data = msgspec.json.encode(made(options.source, options.target))
+            (staging / FILES[made]).write_bytes(data)
             staging.rename(final)
     say(done=True, artifact_bytes=1234)
 
@@ -117,6 +130,10 @@ def inspect(options: argparse.Namespace, wanted: dict[str, object]) -> None:
         tensors=(TensorSummary("t", str(wanted.get("types", "Q8_0")), (2, 2)),),
         refusals={"onnx": "no recipe"} if wanted.get("refused") else {},
         estimates={"onnx": int(str(wanted.get("estimate", 1)))},
+        projector_type=str(wanted.get("eyes", "")),
+        vision_refusals={"onnx": "the projector type 'x' is not supported yet"} if wanted.get("blind") else {},
+        vision_estimates={"onnx": 555} if wanted.get("eyes") else {},
+        vision_memory={"onnx": 790} if wanted.get("eyes") else {},
     )  # fmt: skip
     arrays = options.output / f"{options.digest}.arrays.json"
     arrays.write_text('{"tokenizer.ggml.tokens":["a","b"]}')
@@ -140,7 +157,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "fail" in wanted and wanted.get("fails_at", "convert") == options.command:
         fail(str(wanted["fail"]))
-    {"convert": convert, "inspect": inspect, "quantise": quantise}[options.command](options, wanted)
+    commands = {"convert": convert, "vision": convert, "inspect": inspect, "quantise": quantise}
+    commands[options.command](options, wanted)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ async def test_over_a_model(shelf: PullingShelf, files: Files) -> None:
     base_folder = shelf.conversions.artifact_folder(hex_of(files.base), TARGET)
     described = read_adapter(folder, base_folder)
     assert described.rank == 8
-    shown = await show(model, shelf.conversions)
+    shown = await show(model, shelf.conversions, shelf.creator.target_for)
     assert f"\nADAPTER {adapter.path}\n" in shown.modelfile
     assert shown.hearth.adapters[TARGET].matrices == len(described.targets) == 7
     # A persona of it shares all, and converts nothing.

@@ -125,7 +125,7 @@ DIGEST = "sha256:" + "0" * 64
         ({"files": {"a.safetensors": DIGEST}}, Internal, f"open sha256-{'0' * 64}: no such file"),
         ({"files": {"config.json": DIGEST, "w/a.bin": DIGEST}}, NotYet, "w/a.bin holds pickled weights"),
         ({"files": {"a-00001-of-00002.gguf": DIGEST}}, Invalid, "a-00002-of-00002.gguf is missing"),
-        ({"source": "x", "files": {"a.gguf": DIGEST}}, Invalid, "only one of"),
+        ({"source": "x", "files": {"a.gguf": DIGEST}}, Internal, f"open sha256-{'0' * 64}: no such file"),
         ({"source": "x", "template": "a\n{{ if }}"}, Invalid, "template error: template: :2: missing"),
         ({"source": "x", "quantize": "Q9"}, Internal, "unsupported quantization type Q9 - supported"),
         ({"source": "x", "quantization": "q9"}, Internal, "unsupported quantization type q9 - supp"),

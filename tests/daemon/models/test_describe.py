@@ -36,12 +36,18 @@ async def shelf(tmp_path: pathlib.Path) -> AsyncIterator[Shelf]:
 
 async def shown(shelf: Shelf, name: str, **options: Any) -> dict[str, Any]:
     model = shelf.store.resolve(parse_name(name))
-    return msgspec.json.decode(msgspec.json.encode(await show(model, shelf.conversions, **options)))
+    return msgspec.json.decode(
+        msgspec.json.encode(
+            await show(model, shelf.conversions, shelf.creator.target_for, **options)
+        )
+    )
 
 
 async def listed(shelf: Shelf) -> list[dict[str, Any]]:
     return msgspec.json.decode(
-        msgspec.json.encode(await list_models(shelf.store, shelf.conversions))
+        msgspec.json.encode(
+            await list_models(shelf.store, shelf.conversions, shelf.creator.target_for)
+        )
     )
 
 

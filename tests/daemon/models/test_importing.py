@@ -63,7 +63,7 @@ async def test_uploaded_files_become_a_model(shelf: Shelf, tmp_path: pathlib.Pat
     model = shelf.store.resolve(parse_name("mine"))
     assert (model.config.model_format, model.config.model_family) == ("gguf", "qwen3")
     assert model.config.file_type == "BF16"
-    answer = await show(model, shelf.conversions)
+    answer = await show(model, shelf.conversions, shelf.creator.target_for)
     inspection = await shelf.conversions.inspect(model.require_weights().digest)
     assert inspection.name == "mine"
     assert "im_start" in answer.template

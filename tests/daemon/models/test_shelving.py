@@ -116,9 +116,9 @@ async def test_a_real_file_by_the_real_converter(real_shelf: Shelf, tmp_path: pa
     artifact = real_shelf.conversions.artifact(digest, TARGET)
     assert artifact is not None
     assert artifact.source == digest
-    answer = await show(
-        real_shelf.store.resolve(parse_name("m")), real_shelf.conversions, verbose=True
-    )
+    model = real_shelf.store.resolve(parse_name("m"))
+    target_for = real_shelf.creator.target_for
+    answer = await show(model, real_shelf.conversions, target_for, verbose=True)
     assert answer.model_info["general.architecture"] == "llama"
     assert answer.model_info["tokenizer.ggml.tokens"] is not None
     assert answer.hearth.artifacts[TARGET].file_bytes == artifact.file_bytes

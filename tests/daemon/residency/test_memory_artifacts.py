@@ -6,12 +6,15 @@ import os
 import pathlib
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
-from backends.scripted.make import write_artifact
+from backends.scripted.make import scripted_artifact, write_artifact
 from backends.scripted.script import Script
 from backends.select import Choice
+from converters.artifact import ARTIFACT_FORMAT
 from converters.inspection import Inspection, MemoryEstimate
+from converters.vision_artifact import VISION_FILE, ImageForm, VisionArtifact
 from daemon.errors import LoadFailed, NoSpace
 from daemon.residency.loading import too_large
 from daemon.residency.memory_artifacts import MemoryArtifacts
@@ -24,6 +27,25 @@ SEEN = Inspection(
     size=4,
     estimates={"scripted": 1000},
     memory={"scripted": MemoryEstimate(resident_bytes=500, kv_bytes_per_token=7, context_length=9)},
+)
+
+
+EYES = Inspection(
+    digest="cd" * 32,
+    size=4,
+    projector_type="gemma3",
+    vision_estimates={"scripted": 50},
+    vision_memory={"scripted": 60},
+)
+TOWER = VisionArtifact(
+    format=ARTIFACT_FORMAT,
+    converter=1,
+    source=EYES.digest,
+    variant="vision-scripted",
+    form=ImageForm(projector="gemma3", patch_size=14),
+    width=scripted_artifact(Script(), DIGEST, "").embedding_length,
+    resident_bytes={"cpu": 700},
+    run_bytes=90,
 )
 
 
@@ -49,9 +71,49 @@ class WritesInto:
         assert artifacts is not None
         return artifacts / source / target
 
+    async def ensure_vision(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> AsyncGenerator[object]:
+        folder = self.vision_folder(source, target, artifacts=artifacts)
+        yield "half"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / VISION_FILE).write_bytes(msgspec.json.encode(TOWER))
 
-def planned(memory: MemoryArtifacts) -> Placement:
-    return memory.plan("m:latest", DIGEST, CHOICE, SEEN, "the disk lacks 5")
+    def vision_folder(
+        self, source: str, target: str, *, artifacts: pathlib.Path | None = None
+    ) -> pathlib.Path:
+        assert artifacts is not None
+        return artifacts / source / f"vision-{target}"
+
+
+def planned(memory: MemoryArtifacts, digest: str = DIGEST) -> Placement:
+    return memory.plan("m:latest", digest, CHOICE, SEEN, "the disk lacks 5")
+
+
+def planned_to_see(memory: MemoryArtifacts, digest: str) -> Placement:
+    return memory.plan("m:latest", digest, CHOICE, SEEN, "the disk lacks 5", EYES)
+
+
+async def test_models_with_the_same_eyes_share_them(tmp_path: pathlib.Path) -> None:
+    memory = MemoryArtifacts(tmp_path, WritesInto())
+    placements = [planned_to_see(memory, digest) for digest in (DIGEST, EYES.digest)]
+    assert (placements[0].weight_bytes, placements[0].tower_bytes) == (1000 + 50 + 500 + 60, 60)
+    made = [await memory.make(placement) for placement in placements]
+    tower = pathlib.Path(made[0].projector)
+    for planned_one, one in zip(placements, made, strict=True):
+        assert one.key(64) == planned_one.key(64)
+        assert (one.projector, one.tower_bytes) == (str(tower), 790)
+        assert one.in_memory is not None
+        files = [*pathlib.Path(one.artifact).iterdir(), *tower.iterdir()]
+        assert one.in_memory.artifact_bytes == sum(path.stat().st_size for path in files)
+    await memory.discard(made[0])
+    assert tower.is_dir()
+    await memory.discard(made[0])
+    assert tower.is_dir()
+    await memory.discard(made[1])
+    (root,) = tmp_path.iterdir()
+    assert not list(root.iterdir())
+    await memory.close()
 
 
 async def test_a_placement_counts_the_artifact_and_what_is_made_goes_again(

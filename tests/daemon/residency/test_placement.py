@@ -11,15 +11,17 @@ import pytest
 from backends.scripted.make import scripted_artifact, write_artifact
 from backends.scripted.script import Script
 from backends.select import Choice
-from converters.artifact import RopeTable
+from converters.artifact import ARTIFACT_FORMAT, RopeTable
 from converters.inspection import Inspection
-from daemon.errors import LoadFailed, NotYet
+from converters.vision_artifact import VISION_FILE, ImageForm, VisionArtifact
+from daemon.errors import Busy, DaemonError, LoadFailed, NotYet
 from daemon.models.resolved import BlobFile, ResolvedModel
 from daemon.residency.placement import ArtifactPlacer, Placement, placement_of
 from tests.daemon.residency.shelf import model
 
 CHOICE = Choice(backend="scripted", target="scripted", device="cpu", reason="")
 DIGEST = "ab" * 32
+EYES = "cd" * 32
 
 
 class WritesOnDemand:
@@ -29,9 +31,34 @@ class WritesOnDemand:
         self._folder = folder
         self._works = works
         self.asked: list[tuple[str, str]] = []
+        self.blind: dict[str, str] = {}
+        self.error: DaemonError | None = None
+        self.tower = VisionArtifact(
+            format=ARTIFACT_FORMAT,
+            converter=1,
+            source=EYES,
+            variant="vision-scripted",
+            form=ImageForm(projector="gemma3", patch_size=14),
+            width=scripted_artifact(Script(), DIGEST, "").embedding_length,
+            resident_bytes={"cpu": 700},
+            run_bytes=90,
+        )
 
     async def inspect(self, digest: str) -> Inspection:
-        return Inspection(digest=digest, size=4)
+        kind = "gemma3" if digest == EYES else ""
+        return Inspection(digest=digest, size=4, projector_type=kind, vision_refusals=self.blind)
+
+    async def ensure_vision(self, source: str, target: str) -> AsyncGenerator[object]:
+        self.asked.append((source, f"vision-{target}"))
+        yield "half"
+        if self.error:
+            raise self.error
+        folder = self.vision_folder(source, target)
+        folder.mkdir(parents=True)
+        (folder / VISION_FILE).write_bytes(msgspec.json.encode(self.tower))
+
+    def vision_folder(self, source: str, target: str) -> pathlib.Path:
+        return self._folder / source / f"vision-{target}"
 
     async def ensure_artifact(self, source: str, target: str) -> AsyncGenerator[object]:
         self.asked.append((source, target))
@@ -58,6 +85,52 @@ def with_weights(folder: pathlib.Path) -> ResolvedModel:
     path = folder / "blob"
     path.write_bytes(b"GGUF")
     return msgspec.structs.replace(model("a"), weights=BlobFile(DIGEST, path, 4))
+
+
+def with_eyes(folder: pathlib.Path) -> ResolvedModel:
+    path = folder / "eyes"
+    path.write_bytes(b"GGUF")
+    eyes = BlobFile(EYES, path, 4)
+    return msgspec.structs.replace(with_weights(folder), projectors=(eyes,))
+
+
+async def test_eyes_are_converted_and_counted(tmp_path: pathlib.Path):
+    conversions = WritesOnDemand(tmp_path)
+    placer = ArtifactPlacer(conversions, choose)
+    placement = await placer.place(with_eyes(tmp_path))
+    assert conversions.asked == [(DIGEST, "scripted"), (EYES, "vision-scripted")]
+    assert placement.projector == str(conversions.vision_folder(EYES, "scripted"))
+    assert (placement.tower_bytes, placement.weight_bytes) == (790, (1 << 20) + 790)
+    assert placement.blindness == ""
+    plain = await placer.place(with_weights(tmp_path))
+    assert plain.artifact == placement.artifact
+    assert plain.key(64) != placement.key(64)
+
+
+@pytest.mark.parametrize("reason", ["refused", "failed", "missing", "misfit"])
+async def test_a_model_whose_eyes_are_of_no_use_still_reads(tmp_path: pathlib.Path, reason: str):
+    conversions, seeing = WritesOnDemand(tmp_path), with_eyes(tmp_path)
+    match reason:
+        case "refused":
+            conversions.blind = {"scripted": "the projector type 'x' is refused"}
+        case "failed":
+            conversions.error = LoadFailed("the conversion failed")
+        case "missing":
+            seeing.projectors[0].path.unlink()
+        case _:
+            conversions.tower = msgspec.structs.replace(conversions.tower, width=5)
+            reason = "5 numbers"
+    placement = await ArtifactPlacer(conversions, choose).place(seeing)
+    assert (placement.projector, placement.tower_bytes) == ("", 0)
+    assert placement.weight_bytes == 1 << 20
+    assert reason in placement.blindness
+
+
+async def test_a_daemon_that_stops_is_no_reason_to_be_blind(tmp_path: pathlib.Path):
+    conversions = WritesOnDemand(tmp_path)
+    conversions.error = Busy("stopping")
+    with pytest.raises(Busy):
+        await ArtifactPlacer(conversions, choose).place(with_eyes(tmp_path))
 
 
 async def test_it_converts_then_reads_the_artifact(tmp_path: pathlib.Path):

@@ -219,7 +219,7 @@ async def test_lists_and_show_describe_them(own: Shelf, tmp_path: pathlib.Path) 
         blob_path=foreign.blob_path,
         converter_command=STANDIN,
     )
-    (entry,) = await list_models(own.store, conversions, foreign.models())
+    (entry,) = await list_models(own.store, conversions, own.creator.target_for, foreign.models())
     assert (entry.name, entry.size, entry.details.family) == (
         "a:latest",
         path.stat().st_size,
@@ -227,7 +227,7 @@ async def test_lists_and_show_describe_them(own: Shelf, tmp_path: pathlib.Path) 
     )
     assert entry.capabilities == ("completion",)
     model = await foreign.identified(foreign.resolve(parse_name("a")))
-    answer = await show(model, conversions)
+    answer = await show(model, conversions, own.creator.target_for)
     assert f"FROM {path}\n" in answer.modelfile
     await conversions.close()
 
