@@ -35,22 +35,17 @@ class SightLoop(OnnxLoop):
 
     def __init__(self, folder: pathlib.Path, prompt: Prompt, context: int = 256) -> None:
         super().__init__(folder, context)
-        pieces = [p.vectors if isinstance(p, Seen) else self._looked_up(p) for p in prompt]
+        pieces = [p.vectors if isinstance(p, Seen) else self.embedded(p) for p in prompt]
         self._rows = np.concatenate(pieces).astype(np.float32)
         table = self.artifact.rope["global"]
         angles = angles_of(table, places_of(prompt, has_grid=table.sections is not None))
         self.rope["cos"] = (np.cos(angles) * table.magnitude).astype(np.float32)
         self.rope["sin"] = (np.sin(angles) * table.magnitude).astype(np.float32)
 
-    def _looked_up(self, ids: list[int]) -> Floats:
-        return super()._embedded(ids)
-
-    def _embedded(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        return self._rows
-
     def seen_logprobs(self) -> npt.NDArray[np.float64]:
         """f64 [vocabulary], for the id after the prompt."""
-        return self.logprobs([0] * len(self._rows))
+        found = self.run_vectors(self._rows)
+        return found["logits"][0].astype(np.float64) - float(found["lse"][0])
 
 
 def places_of(prompt: Prompt, *, has_grid: bool) -> npt.NDArray[np.int64]:

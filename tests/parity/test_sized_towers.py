@@ -1,18 +1,21 @@
-"""Towers for images of any size beside llama.cpp: what is likely after images, in several sizes."""
+"""Towers for images of any size: their numbers beside those in float64, and what is likely after images
+beside llama.cpp, in several sizes.
+"""
 
 from __future__ import annotations
 
 import pathlib
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from tests.models.random_vision import make_projector, make_text, pixels, png
 from tests.models.tower_reference import ReferenceTower
 from tests.parity.converted import converted_file
 from tests.parity.sight_loop import Prompt, Seen, SightLoop
+from tests.parity.vision_onnx import Eyes, converted_tower
 from tests.parity.vision_reference import SeeingLlamaCpp
 
 pytestmark = pytest.mark.parity
@@ -30,23 +33,38 @@ GRIDS = {
 TOLERANCE = 4e-3  # llama.cpp's GELU is a table of half floats
 
 
-@cache
-def tower_of(path: pathlib.Path) -> ReferenceTower:
-    return ReferenceTower(path)
+# Of the numbers' own spread. Beside codes of 8 bits activations are rounded to as many.
+SAME = {"F32": 2e-5, "F16": 2e-5, "Q8_0": 0.1}
 
 
-def seen(tower: ReferenceTower, size: tuple[int, int], seed: int) -> Seen:
-    step = tower.patch * tower.merge
-    image = pixels(*size, seed, 40.0)
-    return Seen(tower.vectors(image), size[1] // step, size[0] // step)
+def seen(eyes: Eyes, size: tuple[int, int], seed: int) -> Seen:
+    image = Image.fromarray(pixels(*size, seed, 40.0))
+    (vectors,) = eyes.plan(image).vectors
+    return Seen(eyes.vectors(image)[0], vectors.rows, vectors.columns)
+
+
+def sizes_of(eyes: Eyes, kind: str) -> list[tuple[int, int]]:
+    step = eyes.form.patch_size * eyes.form.merge
+    return [(step * columns, step * rows) for columns, rows in GRIDS[kind]]
+
+
+@pytest.mark.parametrize("types", SAME)
+@pytest.mark.parametrize("kind", GRIDS)
+def test_vectors_are_those_in_float64(tmp_path: pathlib.Path, kind: str, types: str):
+    path = make_projector(tmp_path / "mmproj.gguf", kind, types=types)
+    eyes, tower = Eyes(converted_tower(path)), ReferenceTower(path)
+    for seed, size in enumerate(sizes_of(eyes, kind)):
+        expected = tower.vectors(pixels(*size, seed, 40.0))
+        found = seen(eyes, size, seed).vectors
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < SAME[types] * expected.std()
 
 
 @pytest.mark.parametrize("kind", GRIDS)
 def test_logprobs_after_images_are_those_of_llama_cpp(tmp_path: pathlib.Path, kind: str):
     text, projector = make_text(tmp_path / "text.gguf", kind), tmp_path / "mmproj.gguf"
-    tower = tower_of(make_projector(projector, kind))
-    folder, step = converted_file(text), tower.patch * tower.merge
-    sizes = [(step * columns, step * rows) for columns, rows in GRIDS[kind]]
+    eyes = Eyes(converted_tower(make_projector(projector, kind)))
+    folder, sizes = converted_file(text), sizes_of(eyes, kind)
     start, end = MARKS[kind[:4]]
     with SeeingLlamaCpp(text, projector, context=CONTEXT) as model:
 
@@ -59,7 +77,7 @@ def test_logprobs_after_images_are_those_of_llama_cpp(tmp_path: pathlib.Path, ki
             for seed, size in enumerate(images):
                 prompt += [png(*size, seed), " and"]
                 before = [ids(start)] if start else []
-                own += [*before, seen(tower, size, seed), ids(end), ids(" and")]
+                own += [*before, seen(eyes, size, seed), ids(end), ids(" and")]
             check(model, prompt, own, folder)
 
         for size in sizes:

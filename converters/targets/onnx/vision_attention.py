@@ -9,22 +9,23 @@ from collections.abc import Callable
 
 from converters.architectures.parts import Linear, Norm
 from converters.projectors.tower import VisionAttention, VisionShape
-from converters.targets.onnx.encoder import MASKED
 from converters.targets.onnx.graph import MICROSOFT, GraphBuilder
+from converters.targets.onnx.vision_windows import Windows
 
 Apply = Callable[[str, Linear], str]
 ApplyNorm = Callable[[str, Norm], str]
 
 
 class Sight:
-    """What all blocks share: the rotation's inputs, and the mask of windows, made once."""
+    """What all blocks share: the rotation's inputs, and the windows, made once."""
 
     def __init__(self, graph: GraphBuilder, tower: VisionShape, patches: str | int) -> None:
         self.graph = graph
         self.rotation = tower.rotation
         self.tables = self._tables(tower, patches) if tower.rotation else []
         has_windows = any(block.attention.is_windowed for block in tower.blocks)
-        self.mask = self._mask(patches) if has_windows else ""
+        width = tower.embedding_length
+        self.windows = Windows(graph, width, patches) if has_windows else None
 
     def _tables(self, tower: VisionShape, patches: str | int) -> list[str]:
         """`cos` and `sin` as [1, P, half]."""
@@ -36,16 +37,6 @@ class Sight:
             tables.append(graph.node("Unsqueeze", [narrow, graph.integers(0)], f"{name}_tile"))
         return tables
 
-    def _mask(self, patches: str | int) -> str:
-        """[1, 1, P, P]: 0 within a segment."""
-        graph = self.graph
-        graph.input("segments", "int64", [patches])
-        column = graph.node("Unsqueeze", ["segments", graph.integers(0, 1, 3)], "segment_column")
-        row = graph.node("Unsqueeze", ["segments", graph.integers(0, 1, 2)], "segment_row")
-        is_same = graph.node("Equal", [column, row], "same_segment")
-        seen, masked = graph.number(0.0), graph.number(MASKED[graph.item])
-        return graph.node("Where", [is_same, seen, masked], "window_mask")
-
 
 def attend(apply: Apply, norm: ApplyNorm, sight: Sight, x: str, attention: VisionAttention) -> str:
     """From the normed [N, P, E] to the branch [N, P, E]."""
@@ -53,15 +44,25 @@ def attend(apply: Apply, norm: ApplyNorm, sight: Sight, x: str, attention: Visio
     query, key, value = _projected(apply, graph, x, attention)
     query = _prepared(norm, sight, query, attention.query_norm, attention, "query")
     key = _prepared(norm, sight, key, attention.key_norm, attention, "key")
-    mask = sight.mask if attention.is_windowed else ""
-    found = graph.node(
-        "MultiHeadAttention",
-        [query, key, value, "", "", mask],
-        "attention",
-        domain=MICROSOFT,
-        num_heads=attention.heads,
-    )
+    if attention.is_windowed:
+        found = _within_windows(sight, [query, key, value], attention)
+    else:
+        found = _attention(graph, [query, key, value], attention)
     return apply(found, attention.output)
+
+
+def _within_windows(sight: Sight, given: list[str], attention: VisionAttention) -> str:
+    windows = sight.windows
+    assert windows is not None
+    names = ("query", "key", "value")
+    packed = [windows.packed(x, name) for x, name in zip(given, names, strict=True)]
+    found = _attention(sight.graph, [*packed, "", "", windows.bias], attention)
+    return windows.unpacked(found, "attention")
+
+
+def _attention(graph: GraphBuilder, inputs: list[str], attention: VisionAttention) -> str:
+    heads = attention.heads
+    return graph.node("MultiHeadAttention", inputs, "attention", domain=MICROSOFT, num_heads=heads)
 
 
 def _projected(apply: Apply, graph: GraphBuilder, x: str, attention: VisionAttention) -> list[str]:

@@ -62,6 +62,16 @@ def run_bytes(tower: VisionShape, layout: Layout) -> int:
     matrices = layout.matrices.values()
     halves = (each for each in matrices if each.form.kind in NUMBER_BITS)
     widened = max((4 * each.rows * each.columns for each in halves), default=0)
-    masks = any(block.attention.is_windowed for block in tower.blocks)
-    scores = tower.most_patches**2 * (1 + tower.blocks[0].attention.heads) if masks else 0
-    return size * (numbers + scores) + 4 * given + widened
+    return size * (numbers + _window_numbers(tower)) + 4 * given + widened
+
+
+def _window_numbers(tower: VisionShape) -> int:
+    """Query, key, value and what attention gives once more, and the scores: windows that images cut off
+    are filled up, to less than twice the patches.
+    """
+    windowed = [block.attention for block in tower.blocks if block.attention.is_windowed]
+    if not windowed:
+        return 0
+    window = min((tower.form.window_size // tower.form.patch_size) ** 2, tower.most_patches)
+    of_patch = 4 * tower.embedding_length + window * (1 + windowed[0].heads)
+    return 2 * tower.most_patches * of_patch

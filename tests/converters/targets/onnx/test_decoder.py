@@ -137,21 +137,16 @@ def test_text_is_the_same_to_the_bit_where_images_may_add_something(
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_an_image_adds_after_a_block_is_added_to_its_own_position(
-    tmp_path: pathlib.Path, count: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, count: int
 ):
     """Position 20 is told something after the last block of `count`; those before it see nothing."""
     plain = stacked(tmp_path, count)
     deep = OnnxLoop(tmp_path / str(count) / "model-onnx-cpu")
-    embedded = deep._embedded
-
-    def with_image(ids: list[int]) -> npt.NDArray[np.float32]:
-        found = embedded(ids)
-        found[20, -256:] += 0.5
-        return found
-
-    monkeypatch.setattr(deep, "_embedded", with_image)
-    ids = list(range(300, 330))
-    expected, found = (loop.run(ids, [19, 20, 29])["hidden"] for loop in (plain, deep))
+    vectors = plain.embedded(list(range(300, 330)))
+    told = vectors.copy()
+    told[20, -256:] += 0.5
+    expected = plain.run_vectors(vectors, [19, 20, 29])["hidden"]
+    found = deep.run_vectors(told, [19, 20, 29])["hidden"]
     np.testing.assert_array_equal(found[0], expected[0])
     assert np.abs(found[1] - expected[1]).max() > 0.01
     # After the last block nothing is left by which others could see it.
