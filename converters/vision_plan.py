@@ -17,6 +17,7 @@ from converters.projectors.registry import describe_tower
 from converters.projectors.tower import VisionShape
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.vision import plan_tower as plan_mlx_tower
+from converters.targets.mlx.vision import run_bytes as mlx_run_bytes
 from converters.targets.onnx import vision_placement as onnx_placement
 from converters.targets.onnx.layout import Layout as OnnxLayout
 
@@ -62,7 +63,7 @@ def plan_vision(file: GgufFile, target: str) -> VisionPlan:
     if target == "mlx":
         layout = plan_mlx_tower(tower, tensors)
         resident = {"metal": layout.weights_bytes, "cpu": layout.fp32_bytes}
-        run_bytes = 0
+        run_bytes = mlx_run_bytes(tower)
     else:
         number = "float16" if target == "onnx-cuda" else "float32"
         layout = onnx_placement.plan_tower(tower, tensors, number=number)

@@ -91,7 +91,7 @@ class Placer:
                 rows=rows,
                 columns=linear.columns,
                 form=form,
-                arrays=_arrays(path, form, leading, columns, self._number),
+                arrays=arrays_of(path, form, leading, columns, self._number),
                 runs=runs or (Run(0, 0, rows),),
                 head_size=head_size,
                 column_order=column_order,
@@ -198,7 +198,7 @@ def _linears(model: ModelShape) -> Iterator[Linear]:
         yield from block.linears()
 
 
-def _arrays(
+def arrays_of(
     path: str, form: Form, leading: tuple[int, ...], columns: int, number: Number
 ) -> dict[str, Array]:
     if not form.mode:
