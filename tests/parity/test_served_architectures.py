@@ -39,14 +39,21 @@ LEFT_OUT = {"deepseek2-lite"}
 METADATA: dict[str, dict[str, Value]] = {"gemma2": {"gemma2.attention.sliding_window": 128}}
 
 
-def loaded(folder: pathlib.Path, target: str) -> Engine:
+def loaded(
+    folder: pathlib.Path,
+    target: str,
+    *,
+    projector: pathlib.Path | None = None,
+    context: int = CONTEXT,
+) -> Engine:
     order = Load(
         request_id="l",
         backend="onnx" if target == "onnx-cpu" else "mlx",
         artifact=str(folder),
         rows=2,
-        context_length=CONTEXT,
+        context_length=context,
         threads=1,
+        projector=str(projector or ""),
     )
     return load_engine(order, has_batches=True) if target == "mlx" else backend.load(order)
 
