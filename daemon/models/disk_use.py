@@ -93,7 +93,8 @@ def measure(
         for digest in sorted(stored.manifest.digests):
             names[digest].append(stored.name.short)
     for model in others:
-        names[model.model_digest].append(model.name.short)
+        for digest in (model.model_digest, *(file.digest for file in model.projectors)):
+            names[digest].append(model.name.short)
     return DiskUse(
         places=(_own_place(store, manifests, own), *_places(catalogue, ledger)),
         models=tuple(_models(manifests)),

@@ -1,7 +1,7 @@
 """One look over all places: which models are there and under which names. Blocking; keeps nothing.
 
-A file in a folder is a model of its own; a projector belongs to the models beside it; the parts of a
-split GGUF are one model. A store's models keep the names they have there.
+A file in a folder is a model of its own; a projector belongs to the models beside it that it fits; the
+parts of a split GGUF are one model. A store's models keep the names they have there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from daemon.errors import DaemonError
 from daemon.models import manifest as media
+from daemon.models.foreign.beside import projectors_for
 from daemon.models.foreign.ledger import Ledger
 from daemon.models.foreign.naming import name_for, unused_name
 from daemon.models.foreign.places import Kind, Place
@@ -87,10 +88,13 @@ def _add_files(catalogue: Catalogue, place: Place, taken: set[str]) -> None:
         if file.role == "projector":
             catalogue.loose_projectors.setdefault(key, file)
             continue
-        beside = [f for f in files if f.role == "projector" and f.folder == file.folder]
         rest = parts["/".join((*file.folder, _whole(file)))][1:] if file.role == "part" else []
         catalogue.models[key] = ForeignModel(
-            name=name, place=place, file=file, parts=tuple(rest), projectors=tuple(beside)
+            name=name,
+            place=place,
+            file=file,
+            parts=tuple(rest),
+            projectors=projectors_for(file, files),
         )
 
 
