@@ -4,6 +4,7 @@ beside llama.cpp, in several sizes.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.models.random_vision import make_projector, make_text, pixels, png
+from tests.models.random_vision_towers import TOWERS
 from tests.models.tower_reference import ReferenceTower
 from tests.parity.converted import converted_file
 from tests.parity.sight_loop import Prompt, Seen, SightLoop
@@ -51,13 +53,26 @@ def sizes_of(eyes: Eyes, kind: str) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("types", SAME)
 @pytest.mark.parametrize("kind", GRIDS)
 def test_vectors_are_those_in_float64(tmp_path: pathlib.Path, kind: str, types: str):
-    path = make_projector(tmp_path / "mmproj.gguf", kind, types=types)
+    compare_vectors(make_projector(tmp_path / "mmproj.gguf", kind, types=types), kind, SAME[types])
+
+
+@pytest.mark.parametrize(("kind", "size"), [("qwen2.5vl", 80), ("qwen3vl", 72), ("pixtral", 64)])
+def test_heads_of_published_sizes(
+    tmp_path: pathlib.Path, kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+):
+    spec = TOWERS[kind]
+    shape = dataclasses.replace(spec.shape, width=2 * size)
+    monkeypatch.setitem(TOWERS, kind, dataclasses.replace(spec, shape=shape))
+    compare_vectors(make_projector(tmp_path / "mmproj.gguf", kind), kind, SAME["F32"])
+
+
+def compare_vectors(path: pathlib.Path, kind: str, tolerance: float) -> None:
     eyes, tower = Eyes(converted_tower(path)), ReferenceTower(path)
     for seed, size in enumerate(sizes_of(eyes, kind)):
         expected = tower.vectors(pixels(*size, seed, 40.0))
         found = seen(eyes, size, seed).vectors
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < SAME[types] * expected.std()
+        assert np.abs(found - expected).max() < tolerance * expected.std()
 
 
 @pytest.mark.parametrize("kind", GRIDS)
