@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backends.vision.patches import normalised
 from backends.vision.plan import ImagePlan
 from converters.vision_artifact import ImageForm
 
@@ -36,11 +37,11 @@ def fitted_size(width: int, height: int, *, step: int, least: int, most: int) ->
     cells = max(1, most // step**2)
     columns, rows = (max(1, round(side / step)) for side in (width, height))
     if rows * columns > cells:
-        scale = math.sqrt(most / (width * height)) / step
-        columns, rows = (max(1, math.floor(side * scale)) for side in (width, height))
+        ratio = math.sqrt(width * height / most)
+        columns, rows = (max(1, math.floor(side / ratio / step)) for side in (width, height))
     elif rows * columns * step**2 < least:
-        scale = math.sqrt(least / (width * height)) / step
-        columns, rows = (math.ceil(side * scale) for side in (width, height))
+        ratio = math.sqrt(least / (width * height))
+        columns, rows = (math.ceil(side * ratio / step) for side in (width, height))
     if columns > rows:
         columns = min(columns, max(1, cells // rows))
     else:
@@ -59,8 +60,7 @@ def patches_of(form: ImageForm, plan: ImagePlan, image: Image.Image) -> Floats:
     """
     if image.size != (plan.width, plan.height):
         image = image.resize((plan.width, plan.height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image.convert("RGB"), np.float32) / np.float32(255)
-    pixels = (pixels - np.array(form.mean, np.float32)) / np.array(form.std, np.float32)
+    pixels = normalised(form, np.asarray(image))
     (rows, columns), merge, side = positions_of(form, plan), form.merge, form.patch_size
     cut = pixels.reshape(rows, merge, side, columns, merge, side, 3)
     grouped = cut.transpose(0, 3, 1, 4, 6, 2, 5)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backends.types import EngineError
 from backends.vision.grid import fitted_size, patches_of, places_of, positions_of, rotations
 from backends.vision.plan import ImagePlan, MarkupText, TowerInputs, Vectors
 from converters.vision_artifact import ImageForm
@@ -46,9 +47,9 @@ class Pixtral:
         embeddings: Sequence[NDArray[np.float32]],
         row_break: NDArray[np.float32] | None,
     ) -> list[NDArray[np.float32]]:
-        """Raises ValueError without a row break: every file of the kind has one."""
+        """Raises EngineError("internal") without a row break: every file of the kind has one."""
         if row_break is None:
-            raise ValueError("a pixtral tower without a row break")
+            raise EngineError("internal", "a pixtral tower without a row break")
         rows, columns = positions_of(form, plan)
         width = embeddings[0].shape[-1]
         found = np.empty((rows, columns + 1, width), np.float32)
