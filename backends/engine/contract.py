@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
 from backends.types import GenerateRequest, Load, RequestId, TokenEvent
+from converters.vision_artifact import VisionArtifact
+
+if TYPE_CHECKING:  # it imports an image library, which engines need not
+    from backends.vision.plan import Tower
 
 
 class EngineCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,3 +98,12 @@ class Backend(Protocol):
     target: str
 
     def load(self, load: Load) -> Engine: ...
+
+
+@runtime_checkable
+class LoadsTowers(Protocol):
+    """A backend that runs vision towers too."""
+
+    def load_tower(self, folder: pathlib.Path, artifact: VisionArtifact, load: Load) -> Tower:
+        """Called on the thread that runs and closes it, not the engine's. Raises EngineError."""
+        ...

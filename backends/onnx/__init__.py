@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
+from typing import TYPE_CHECKING
+
 from backends.engine.contract import Engine
 from backends.types import (
     Load,
 )
+from converters.vision_artifact import VisionArtifact
+
+if TYPE_CHECKING:
+    from backends.onnx.tower import OnnxTower
 
 
 class OnnxBackend:
@@ -17,6 +24,12 @@ class OnnxBackend:
         from backends.onnx.loading import load_engine
 
         return load_engine(load)
+
+    def load_tower(self, folder: pathlib.Path, artifact: VisionArtifact, load: Load) -> OnnxTower:
+        """The vision tower of a `VisionArtifact`'s folder. Raises EngineError."""
+        from backends.onnx.tower import open_tower
+
+        return open_tower(folder, device=load.device, threads=load.threads)
 
 
 backend = OnnxBackend()

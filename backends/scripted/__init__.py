@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pathlib
 import time
+from typing import TYPE_CHECKING
 
 from backends.engine.contract import Engine
 from backends.types import (
     EngineError,
     Load,
 )
+from converters.vision_artifact import VisionArtifact
+
+if TYPE_CHECKING:
+    from backends.scripted.tower import ScriptedTower
 
 
 class ScriptedBackend:
@@ -27,6 +32,14 @@ class ScriptedBackend:
         if script.load_fault == "fail":
             raise EngineError("load", "the script asked for this failure")
         return ScriptedEngine(script, rows=load.rows, context_length=load.context_length)
+
+    def load_tower(
+        self, folder: pathlib.Path, artifact: VisionArtifact, load: Load
+    ) -> ScriptedTower:
+        """It says deterministic numbers of images; there is nothing to load."""
+        from backends.scripted.tower import ScriptedTower
+
+        return ScriptedTower(artifact)
 
 
 backend = ScriptedBackend()

@@ -101,8 +101,7 @@ class ScriptedEngine:
 
     def _seated(self, generation: Generation) -> Recital:
         generation.start()
-        prompt = bytes(i for i in generation.request.prompt_ids if 0 <= i < 256)
-        return Recital(generation, self._script.rule_for(prompt.decode("utf-8", "replace")))
+        return Recital(generation, self._script.rule_for(prompt_text(generation.request)))
 
     def _advance(self, recital: Recital) -> list[TokenEvent]:
         generation = recital.generation
@@ -194,6 +193,21 @@ class ScriptedEngine:
         for request_id in living:
             self.cancel(request_id)
         self._is_closed = True
+
+
+def prompt_text(request: GenerateRequest) -> str:
+    """What rules are asked about. An image is a word: `<image of 4 positions from 0.50>`, its first number."""
+    ids, pieces, begin = request.prompt_ids, [], 0
+    for span in request.images:
+        pieces.append(_text(ids[begin : span.start]))
+        (first,) = struct.unpack_from("<f", span.embeddings)
+        pieces.append(f"<image of {span.length} positions from {first:.2f}>")
+        begin = span.start + span.length
+    return "".join([*pieces, _text(ids[begin:])])
+
+
+def _text(ids: Sequence[int]) -> str:
+    return bytes(i for i in ids if 0 <= i < 256).decode("utf-8", "replace")
 
 
 def _is_allowed(constraint: Constraint, token_id: int) -> bool:

@@ -15,6 +15,7 @@ from converters.artifact import (
     Artifact,
     SpecialTokens,
 )
+from converters.vision_artifact import VISION_FILE, ImageForm, VisionArtifact
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -31,6 +32,33 @@ def write_artifact(
     (folder / ARTIFACT_FILE).write_bytes(msgspec.json.encode(artifact))
     (folder / TOKENIZER_FILE).write_bytes(msgspec.json.encode(byte_tokenizer()))
     (folder / SCRIPT_FILE).write_bytes(msgspec.json.encode(script))
+    return artifact
+
+
+def write_vision(folder: pathlib.Path, *, source: str = "1" * 64) -> VisionArtifact:
+    """A tower for scripted models; a position is 4 × 4 pixels of the image. Makes `folder` if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    artifact = VisionArtifact(
+        format=ARTIFACT_FORMAT,
+        converter=CONVERTER_VERSION,
+        source=source,
+        variant=f"vision-scripted-f{ARTIFACT_FORMAT}",
+        name="scripted tower",
+        form=ImageForm(
+            projector="qwen2vl_merger",
+            patch_size=2,
+            merge=2,
+            min_pixels=16,
+            max_pixels=1 << 14,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            is_grouped=True,
+            head_size=4,
+        ),
+        width=1,
+        inputs=("patches", "cos", "sin"),
+    )
+    (folder / VISION_FILE).write_bytes(msgspec.json.encode(artifact))
     return artifact
 
 

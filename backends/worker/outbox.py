@@ -7,8 +7,9 @@ from collections import deque
 
 from backends.worker.engine_thread import Report as EngineReport
 from backends.worker.grammars import GrammarReady
+from backends.worker.image_encoder import ImageEncoded, ImagesReady
 
-Report = EngineReport | GrammarReady
+Report = EngineReport | GrammarReady | ImageEncoded | ImagesReady
 
 
 class Outbox:

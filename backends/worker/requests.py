@@ -10,6 +10,7 @@ import gc
 import importlib
 import logging
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -30,10 +31,10 @@ from backends.types import (
     EngineError,
     Failed,
     FromWorker,
-    GenerateRequest,
     Load,
     Loaded,
     Probe,
+    Progress,
     Rank,
     Ranked,
     Render,
@@ -43,6 +44,7 @@ from backends.types import (
     TokenEvent,
     ToWorker,
 )
+from backends.vision.sight import Sight
 from backends.worker.engine_thread import (
     Add,
     CancelRequest,
@@ -55,9 +57,11 @@ from backends.worker.engine_thread import (
     Vectors,
     as_engine_error,
 )
-from backends.worker.grammars import GrammarReady, Grammars
+from backends.worker.grammars import GrammarReady
 from backends.worker.hold import hold_artifact
+from backends.worker.image_encoder import ImageEncoded, ImagesReady, tower_loader
 from backends.worker.outbox import Report
+from backends.worker.preparing import Preparing
 from converters.artifact import ArtifactError
 
 _log = logging.getLogger(__name__)
@@ -114,9 +118,8 @@ class Requests:
         self._conversations: dict[RequestId, Conversation] = {}
         self._embeds: dict[RequestId, _PendingVectors] = {}
         self._ranking: PairForms | None = None
-        self._grammars: Grammars | None = None
-        # Requests whose grammar is being compiled; their conversations are open already.
-        self._compiling: dict[RequestId, GenerateRequest] = {}
+        # Their conversations are open already.
+        self._preparing = Preparing(post)
 
     # ---- from the daemon ----
 
@@ -158,10 +161,15 @@ class Requests:
         self._load = load
         try:
             backend = self._backend(load.backend)
-            for folder in (load.artifact, *load.adapters):
+            folders = (load.artifact, *load.adapters, *filter(None, [load.projector]))
+            for folder in folders:
                 hold_artifact(pathlib.Path(folder))
             self._engine = EngineThread(backend, load, self._post)
             self._model, artifact = ModelText.load(pathlib.Path(load.artifact))
+            if load.projector:
+                sight = Sight.load(pathlib.Path(load.projector), artifact.embedding_length)
+                self._model.sight = sight
+                self._preparing.open_images(sight, tower_loader(backend, sight, load))
             if artifact.pooling == "rank":
                 self._ranking = PairForms(self._model.tokenizer, artifact)
         except ArtifactError as error:
@@ -192,22 +200,19 @@ class Requests:
         context_length = context_length_of(chat, capabilities)
         prompt = model.prompt(chat, context_length)
         request = model.request(chat, prompt, context_length)
-        conversation = Conversation(chat, prompt, model)
-        if chat.format is None and not chat.required_tools:
-            engine.put(Add(request))
-        else:
+        # It lives as long as the answer, the images' files need not.
+        conversation = Conversation(chat, msgspec.structs.replace(prompt, images=()), model)
+        spec = None
+        if chat.format is not None or chat.required_tools:
             spec = answer_grammar(
                 chat.format, conversation.markup, model.tokenizer, chat.required_tools
             )
-            self._open_grammars(model, capabilities).compile(chat.request_id, spec)
-            self._compiling[chat.request_id] = request
+        if spec is None and not prompt.images:
+            engine.put(Add(request))
+        else:
+            self._preparing.add(request, prompt, spec, model, capabilities)
         self._conversations[chat.request_id] = conversation
         return []
-
-    def _open_grammars(self, model: ModelText, capabilities: EngineCapabilities) -> Grammars:
-        if self._grammars is None:
-            self._grammars = Grammars(model.tokenizer, model.end_ids, capabilities, self._post)
-        return self._grammars
 
     def _embed(self, embed: Embed) -> list[FromWorker]:
         engine, model, capabilities = self._loaded()
@@ -232,7 +237,7 @@ class Requests:
 
     def _cancel(self, request_id: RequestId) -> list[FromWorker]:
         """A chat is closed by the engine's own event; what runs elsewhere is left to itself."""
-        if self._compiling.pop(request_id, None) is not None:
+        if self._preparing.remove(request_id):
             del self._conversations[request_id]
             return [failed(request_id, EngineError("cancelled", "cancelled"))]
         if request_id in self._conversations and self._engine is not None:
@@ -245,16 +250,17 @@ class Requests:
 
     def _state(self, request_id: RequestId) -> Status:
         status = self._status
+        cached = status.cached_bytes if status else 0
         return Status(
             request_id=request_id,
             active=status.active if status else 0,
             waiting=status.waiting if status else 0,
             kv_bytes=status.kv_bytes if status else 0,
-            cached_bytes=status.cached_bytes if status else 0,
+            cached_bytes=cached + self._preparing.cached_bytes,
             steps=status.steps if status else 0,
             resident_bytes=resident_bytes(),
             loaded=self._capabilities is not None,
-            moved=self._moved,
+            moved=self._moved + self._preparing.moved,
         )
 
     # ---- from the engine ----
@@ -266,8 +272,11 @@ class Requests:
             case Stepped(events=events, status=status, moved=moved):
                 self._status, self._moved = status, moved
                 return self._take_events(events)
-            case GrammarReady():
-                return self._take_grammar(report)
+            case GrammarReady() | ImagesReady():
+                return self._take_prepared(report)
+            case ImageEncoded(request_id=request_id):
+                total = self._preparing.positions(request_id)
+                return [Progress(request_id=request_id, done=0, total=total)] if total else []
             case Vectors():
                 return self._take_vectors(report)
             case EmbedFailed(request_id=request_id, error=error):
@@ -285,6 +294,8 @@ class Requests:
         gc.freeze()
         names = ("generate", "embed", "grammar", "adapters", "reproducible_batches")
         found = [name for name in names if getattr(capabilities, name)]
+        found += ["rank"] if self._ranking else []
+        found += ["vision"] if self._preparing.takes_images and capabilities.image_width else []
         return [
             Loaded(
                 request_id=self._load.request_id,
@@ -292,22 +303,21 @@ class Requests:
                 rows=capabilities.rows,
                 resident_bytes=capabilities.device_bytes or resident_bytes(),
                 load_ns=report.load_ns,
-                capabilities=(*found, "rank") if self._ranking else tuple(found),
+                capabilities=tuple(found),
                 device=capabilities.device,
                 numbers=capabilities.numbers,
                 steps=capabilities.steps,
             )
         ]
 
-    def _take_grammar(self, report: GrammarReady) -> list[FromWorker]:
-        """The request goes to the engine now, unless it was taken back meanwhile."""
-        request = self._compiling.pop(report.request_id, None)
-        if request is None or self._engine is None:
-            return []
-        if isinstance(report.grammar, EngineError):
+    def _take_prepared(self, report: GrammarReady | ImagesReady) -> list[FromWorker]:
+        """The request goes to the engine once it has all, unless it was taken back meanwhile."""
+        found = self._preparing.take(report)
+        if isinstance(found, EngineError):
             del self._conversations[report.request_id]
-            return [failed(report.request_id, report.grammar)]
-        self._engine.put(Add(msgspec.structs.replace(request, constraint=report.grammar)))
+            return [failed(report.request_id, found)]
+        if found is not None and self._engine is not None:
+            self._engine.put(Add(found))
         return []
 
     def _take_events(self, events: list[TokenEvent]) -> list[FromWorker]:
@@ -368,9 +378,13 @@ class Requests:
         open_ids = [*self._conversations, *self._embeds]
         self._conversations.clear()
         self._embeds.clear()
-        self._compiling.clear()
+        self._preparing.clear()
         return [failed(request_id, error) for request_id in open_ids]
 
     def close(self, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        self._preparing.close(0)
         if self._engine is not None and not self._engine.close(timeout_seconds):
             _log.warning("the engine did not close in %g s", timeout_seconds)
+        if not self._preparing.close(deadline - time.monotonic()):
+            _log.warning("the vision tower did not close in %g s", timeout_seconds)

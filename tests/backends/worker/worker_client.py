@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from backends import frames
 from backends.frames import Hello
@@ -62,7 +62,12 @@ class WorkerClient:
         frames.check_hello(self._read_frame())
 
     def load(
-        self, folder: pathlib.Path, backend: str, rows: int = 4, context_length: int = 4096
+        self,
+        folder: pathlib.Path,
+        backend: str,
+        rows: int = 4,
+        context_length: int = 4096,
+        projector: str = "",
     ) -> FromWorker:
         self.greet()
         self.send(
@@ -72,6 +77,7 @@ class WorkerClient:
                 artifact=str(folder),
                 rows=rows,
                 context_length=context_length,
+                projector=projector,
             )
         )
         return self.read()
@@ -123,7 +129,7 @@ class WorkerClient:
 
 
 def scripted_worker(
-    folder: pathlib.Path, script: Script, chat_template: str = "", **options: int
+    folder: pathlib.Path, script: Script, chat_template: str = "", **options: Any
 ) -> WorkerClient:
     """A loaded worker on a scripted model."""
     write_artifact(folder, script, chat_template=chat_template)
