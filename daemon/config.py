@@ -18,6 +18,7 @@ import msgspec
 
 from backends.select import WISHES
 from daemon.durations import SECOND_NS, keep_alive_seconds, parse_duration_ns
+from daemon.models.registry.mirror_address import LAN, parse_mirror
 from daemon.models.registry.throttle import QuietHours, parse_quiet_hours
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pull_bytes_per_second: int = 0
     pull_quiet_hours: QuietHours | None = None
     registries: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+    share: bool = False
     mlx_ranks: int = 1
     mlx_split: str = "auto"
     memory_artifacts: pathlib.Path | None = None
@@ -230,6 +233,14 @@ def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (trimmed(part) for part in text.split(","))))
 
 
+def _parse_mirrors(text: str) -> tuple[str, ...]:
+    entries = _parse_list(text)
+    for entry in entries:
+        if entry != LAN:
+            parse_mirror(entry)
+    return entries
+
+
 def _parse_origins(text: str) -> tuple[str, ...]:
     entries = _parse_list(text)
     for entry in entries:
@@ -335,6 +346,8 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         pull_bytes_per_second=settings.read("pull_rate", parse_rate, 0),
         pull_quiet_hours=settings.read("pull_quiet_hours", parse_quiet_hours, None),
         registries=settings.read("registries", _parse_list, ()),
+        mirrors=settings.read("mirrors", _parse_mirrors, ()),
+        share=settings.read("share", parse_bool, False),
         prefix_cache_bytes=settings.read("prefix_cache_bytes", parse_size, 0),
         mlx_ranks=settings.read("mlx_ranks", _parse_ranks, 1),
         mlx_split=settings.read("mlx_split", _parse_split, "auto"),

@@ -21,6 +21,7 @@ from daemon.api.metrics import CountedRequests, MetricsController
 from daemon.api.ollama import CONTROLLERS as OLLAMA_CONTROLLERS
 from daemon.api.openai import CONTROLLERS as OPENAI_CONTROLLERS
 from daemon.api.pair_routes import PairController, PairsController
+from daemon.api.registry_share import RegistryShareController
 from daemon.api.request import ApiRequest
 from daemon.api.services import Services
 from daemon.api.system import SystemController, daemon_version
@@ -33,6 +34,7 @@ CONTROLLERS: tuple[ControllerRouterHandler, ...] = (
     KeyController,
     PairController,
     PairsController,
+    RegistryShareController,
     *OLLAMA_CONTROLLERS,
     *ANTHROPIC_CONTROLLERS,
     *OPENAI_CONTROLLERS,

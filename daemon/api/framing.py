@@ -143,7 +143,8 @@ def last_event(events: list[_Event]) -> _Event:
     return events[-1]
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -175,7 +176,7 @@ class EventAnswer(Response[bytes], Generic[_Event]):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.ensure_future(self._answer(send))
-        watching = asyncio.ensure_future(_disconnected(receive))
+        watching = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -191,7 +192,7 @@ class EventAnswer(Response[bytes], Generic[_Event]):
             else:
                 whole = self._merge([event async for event in self._events])
                 await self._send_whole(send, 200, whole)
-        except _ReaderStuck:
+        except ReaderStuck:
             log.info("a client stopped reading its answer")
         except Exception as error:  # noqa: BLE001  the last place where it can become an answer
             await self._send_error(send, as_daemon_error(error))
@@ -204,22 +205,22 @@ class EventAnswer(Response[bytes], Generic[_Event]):
     async def _send_events(self, send: Send) -> None:
         form = self._form
         async for event in self._events:
-            async with _patience():
+            async with patience():
                 if not self._started:
                     await self._start(send, 200, form.media_type)
-                await _send_body(send, form.frame(event), more=True)
-        async with _patience():
+                await send_body(send, form.frame(event), more=True)
+        async with patience():
             if not self._started:
                 await self._start(send, 200, form.media_type)
-            await _send_body(send, form.end, more=False)
+            await send_body(send, form.end, more=False)
 
     async def _send_whole(self, send: Send, status: int, body: Any) -> None:
         data = _encode(body)
         self._extra.append((b"content-length", str(len(data)).encode()))
         media_type = PROGRESS_JSON if self._stream else str(self.media_type)
-        async with _patience():
+        async with patience():
             await self._start(send, status, media_type)
-            await _send_body(send, data, more=False)
+            await send_body(send, data, more=False)
 
     async def _send_error(self, send: Send, error: DaemonError) -> None:
         body = self._form.error_body(error)
@@ -228,23 +229,24 @@ class EventAnswer(Response[bytes], Generic[_Event]):
             self._extra += [(key.lower().encode(), value.encode()) for key, value in headers]
             await self._send_whole(send, error.status, body)
             return
-        async with _patience():
-            await _send_body(send, self._form.error_frame(body), more=False)
+        async with patience():
+            await send_body(send, self._form.error_frame(body), more=False)
 
 
-class _ReaderStuck(Exception):
+class ReaderStuck(Exception):
     """The client takes nothing any more."""
 
 
 @contextlib.asynccontextmanager
-async def _patience() -> AsyncGenerator[None, None]:
-    """Around sending only: a timeout inside the events is another matter."""
+async def patience() -> AsyncGenerator[None, None]:
+    """Around sending only: a timeout inside the events is another matter. Raises ReaderStuck."""
     try:
         async with asyncio.timeout(SEND_SECONDS):
             yield
     except TimeoutError:
-        raise _ReaderStuck from None
+        raise ReaderStuck from None
 
 
-async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+async def send_body(send: Send, body: bytes, *, more: bool) -> None:
+    """One piece of an answer's body."""
     await send({"type": "http.response.body", "body": body, "more_body": more})

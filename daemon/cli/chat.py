@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon.cli.client import Client, ClientError
+from daemon.cli.images import named_pictures, taken_out
 
 _HELP = """\
   /set system TEXT           set the system message
@@ -18,29 +19,62 @@ _HELP = """\
   /show                      what is set
   /bye                       leave (or Ctrl-D)
   \"\"\"                        begin or end a message of several lines
+The path of a picture, such as ./photo.jpg, shows it to a model that can see.
 Ctrl-C stops the answer."""
 
 
 def run_model(arguments: argparse.Namespace) -> int:
     with Client() as client:
-        client.request("POST", "/api/show", {"model": arguments.model})
+        shown = client.request("POST", "/api/show", {"model": arguments.model})
         prompt = " ".join(arguments.prompt)
         if not sys.stdin.isatty():
             prompt = "\n\n".join(part for part in (prompt, sys.stdin.read().strip()) if part)
-        conversation = Conversation(client, arguments.model, arguments)
+        conversation = Conversation(client, arguments.model, arguments, Sight(shown))
         if prompt:
             return 0 if conversation.ask(prompt) else 130
         conversation.preload()
         return conversation.loop()
 
 
+class Sight:
+    """What becomes of pictures that a prompt names. `shown`: the answer of /api/show."""
+
+    def __init__(self, shown: dict[str, Any]) -> None:
+        self._can_see = "vision" in shown.get("capabilities", ())
+        refusal = shown.get("hearth", {}).get("vision", {}).get("refusal", "")
+        self._why = f" ({refusal})" if refusal else ""
+
+    def message(self, prompt: str) -> dict[str, Any]:
+        """What the user says, with the pictures where the model can see. Raises ClientError."""
+        images: list[str] = []
+        if self._can_see:
+            prompt, images = taken_out(prompt, _tell)
+        elif any(path.is_file() for path, _, _ in named_pictures(prompt)):
+            _tell(f"this model takes no images{self._why}: it is given the path as text")
+        return {"role": "user", "content": prompt} | ({"images": images} if images else {})
+
+
+def is_command(line: str) -> bool:
+    """A picture's path begins as commands do."""
+    pictures = named_pictures(line)
+    is_picture = any(start == 0 and path.is_file() for path, start, _ in pictures)
+    return line.startswith("/") and not is_picture
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 class Conversation:
     """The messages so far and what was `/set`. Owned by the command's only thread."""
 
-    def __init__(self, client: Client, model: str, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self, client: Client, model: str, arguments: argparse.Namespace, sight: Sight
+    ) -> None:
         self._client = client
         self._model = model
-        self._messages: list[dict[str, str]] = []
+        self._sight = sight
+        self._messages: list[dict[str, Any]] = []
         self._system = ""
         self._options: dict[str, Any] = {}
         self._verbose: bool = arguments.verbose
@@ -64,21 +98,22 @@ class Conversation:
                 continue
             if line == "/bye":
                 return 0
-            if line.startswith("/"):
+            if is_command(line):
                 print(self._command(line))
             elif line:
                 self._ask_safely(line)
 
     def _ask_safely(self, text: str) -> None:
+        before = len(self._messages)
         try:
             self.ask(text)
         except ClientError as error:
-            self._messages.pop()
+            del self._messages[before:]
             print(f"Error: {error}", file=sys.stderr)
 
     def ask(self, text: str) -> bool:
         """Prints the answer as it comes; False when it was stopped by Ctrl-C."""
-        self._messages.append({"role": "user", "content": text})
+        self._messages.append(self._sight.message(text))
         system = [{"role": "system", "content": self._system}] if self._system else []
         body = {"model": self._model, "messages": system + self._messages} | self._extra
         body |= {"options": self._options} if self._options else {}

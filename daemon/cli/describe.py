@@ -13,6 +13,7 @@ def print_model(answer: dict[str, Any], *, verbose: bool = False) -> None:
     info = answer["model_info"]
     _print_pairs("Model", _model_rows(answer["details"], info))
     _print_lines("Capabilities", answer.get("capabilities", []))
+    _print_pairs("Projector", _projector_rows(answer))
     _print_pairs("Converted", _conversion_rows(answer.get("hearth", {})))
     _print_lines("Parameters", answer.get("parameters", "").splitlines())
     _print_lines("System", answer.get("system", "").splitlines()[:2])
@@ -29,6 +30,25 @@ def _model_rows(details: dict[str, Any], info: dict[str, Any]) -> list[tuple[str
         if value := info.get(f"{architecture}.{label.replace(' ', '_')}"):
             rows.append((label, str(value)))
     return [*rows, ("quantization", details["quantization_level"])]
+
+
+def _projector_rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a model with eyes, in a projector or in its own file."""
+    eyes = answer.get("hearth", {}).get("vision")
+    if not eyes:
+        return []
+    rows = [("type", eyes["projector"])] if eyes["projector"] else []
+    info = answer.get("projector_info", {})
+    for label, key in (("image size", "image_size"), ("embedding length", "embedding_length")):
+        if value := info.get(f"clip.vision.{key}"):
+            rows.append((label, str(value)))
+    for target, tower in eyes.get("artifacts", {}).items():
+        rows.append((target, human_bytes(tower["file_bytes"])))
+    if refusal := eyes.get("refusal"):
+        rows.append(("not used", refusal))
+    if unused := eyes.get("unused_projectors"):
+        rows.append(("not used", f"{unused} more projectors: the first is used"))
+    return rows
 
 
 def _conversion_rows(hearth: dict[str, Any]) -> list[tuple[str, str]]:

@@ -55,6 +55,7 @@ def service_properties(config: Config, identity: LanIdentity, facts: Facts) -> d
         "path": "/",
         "auth": "none" if config.open_lan else "bearer",
         "tls": "0",
+        "share": "1" if config.share else "",
         "id": identity.id,
         "be": facts.backend,
         "n": "" if facts.models is None else str(facts.models),

@@ -112,6 +112,14 @@ async def list_models(
     ]
 
 
+async def known_capabilities(
+    model: ResolvedModel, conversions: Conversions, target_for: TargetFor
+) -> tuple[str, ...]:
+    """As lists have them: by what was found out before."""
+    eyes = await _known_eyes(model, conversions, target_for)
+    return capabilities_of(model, _known(model, conversions), eyes)
+
+
 async def _look_at_weights(models: list[ResolvedModel], conversions: Conversions) -> None:
     """Starts what was never inspected, and waits a little; the rest goes on by itself."""
     files = {file.digest for model in models for file in model.projectors[:1]}

@@ -16,12 +16,15 @@ from daemon.api.framing import PROGRESS_JSON, error_handlers, json_response
 from daemon.api.lookup import resolve_stored
 from daemon.api.openai.errors import EVENTS
 from daemon.api.services import Rooms
-from daemon.models.describe import list_models
+from daemon.models.describe import known_capabilities, list_models
 from daemon.models.name import parse_name
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """`created` is when the model was last changed, seconds of Unix time; `created_at` says it again."""
+    """`created` is when the model was last changed, seconds of Unix time; `created_at` says it again.
+
+    `capabilities` is ours: what `/api/tags` says, so that clients know who takes images.
+    """
 
     id: str
     object: str = "model"
@@ -30,9 +33,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     display_name: str
     owned_by: str
+    capabilities: tuple[str, ...]
 
     @classmethod
-    def of(cls, shown: str, changed_seconds: float, owner: str) -> Self:
+    def of(
+        cls, shown: str, changed_seconds: float, owner: str, capabilities: tuple[str, ...]
+    ) -> Self:
         changed = datetime.datetime.fromtimestamp(int(changed_seconds), datetime.UTC)
         return cls(
             id=shown,
@@ -40,6 +46,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
             created_at=changed.strftime("%Y-%m-%dT%H:%M:%SZ"),
             display_name=shown,
             owned_by=owner,
+            capabilities=capabilities,
         )
 
 
@@ -68,7 +75,10 @@ class ModelController(Controller):
         )
         cards = tuple(
             ModelCard.of(
-                entry.name, entry.modified_at.timestamp(), parse_name(entry.name).namespace
+                entry.name,
+                entry.modified_at.timestamp(),
+                parse_name(entry.name).namespace,
+                entry.capabilities,
             )
             for entry in found
         )
@@ -81,4 +91,8 @@ class ModelController(Controller):
         name = parse_name(asked)
         await services.foreign.look_for(name)
         model = resolve_stored(services, name, name.short)
-        return json_response(ModelCard.of(asked, model.modified_seconds, model.name.namespace))
+        capabilities = await known_capabilities(
+            model, services.conversions, services.creator.target_for
+        )
+        owner = model.name.namespace
+        return json_response(ModelCard.of(asked, model.modified_seconds, owner, capabilities))

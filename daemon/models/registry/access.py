@@ -18,6 +18,7 @@ from daemon.models.name import ModelName
 from daemon.models.registry.client import RegistryClient
 from daemon.models.registry.download import BlobDownload, DownloadSettings, Progress
 from daemon.models.registry.keys import RegistryKey, load_or_create_key
+from daemon.models.registry.mirrors import Mirrors
 from daemon.models.registry.reach import Reach
 from daemon.models.registry.throttle import QuietHours, Throttle
 
@@ -31,13 +32,17 @@ def user_agent(own_version: str) -> str:
 
 
 class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`bytes_per_second` 0: as fast as it goes. `allowed_hosts` empty: every registry."""
+    """`bytes_per_second` 0: as fast as it goes. `allowed_hosts` empty: every registry.
+
+    `mirrors`: addresses of neighbours, or "lan".
+    """
 
     version: str = "0.0.0"
     allowed_hosts: tuple[str, ...] = ()
     bytes_per_second: int = 0
     quiet_hours: QuietHours | None = None
     download: DownloadSettings = DownloadSettings()
+    mirrors: tuple[str, ...] = ()
 
 
 class RegistryAccess:
@@ -50,6 +55,7 @@ class RegistryAccess:
         self._key_lock = asyncio.Lock()
         self._reach = Reach(allowed_hosts=settings.allowed_hosts)
         self.download_settings = settings.download
+        self.mirrors = Mirrors(settings.mirrors)
         self.throttle = Throttle(settings.bytes_per_second, settings.quiet_hours)
 
     async def client(self, name: ModelName, *, insecure: bool) -> RegistryClient:
@@ -64,6 +70,7 @@ class RegistryAccess:
             reach=self._reach,
             insecure=insecure,
             user_agent=user_agent(self._settings.version),
+            token=self.mirrors.key_for(name.host),
         )
 
     def download(
@@ -82,4 +89,5 @@ class RegistryAccess:
             throttle=self.throttle,
             settings=self.download_settings,
             progress=progress,
+            mirrors=self.mirrors.search(digest, total_bytes, user_agent(self._settings.version)),
         )

@@ -73,16 +73,26 @@ class RegistryClient:
     """Owned by one operation; `async with` closes its connections."""
 
     def __init__(
-        self, name: ModelName, *, key: RegistryKey, reach: Reach, insecure: bool, user_agent: str
+        self,
+        name: ModelName,
+        *,
+        key: RegistryKey,
+        reach: Reach,
+        insecure: bool,
+        user_agent: str,
+        token: str = "",
     ) -> None:
-        """Raises Forbidden for a registry that the owner did not allow."""
+        """`token`: what the registry is shown from the first request on.
+
+        Raises Forbidden for a registry that the owner did not allow.
+        """
         reach.check_registry(name.host)
         self._name = name
         self._host = name.host
         self._key = key
         self._insecure = insecure and name.host.lower() != DEFAULT_HOST
         self._scheme = "https"
-        self._token = ""
+        self._token = token
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS)
         headers = {"User-Agent": user_agent}
         self._session = aiohttp.ClientSession(

@@ -26,6 +26,7 @@ from daemon.models.registry.client import (
     Unreachable,
 )
 from daemon.models.registry.digesting import FollowingDigest
+from daemon.models.registry.mirrors import MirrorSearch
 from daemon.models.registry.parts import Part, PartialBlob
 from daemon.models.registry.threads import finished_in_thread
 from daemon.models.registry.throttle import Throttle
@@ -57,6 +58,10 @@ class _Stalled(Exception):
     """No byte came for too long."""
 
 
+class WrongContent(Internal):
+    """The content is not what its digest says."""
+
+
 class BlobDownload:
     """One blob's way to the disk. Owned by one task; use it as a context manager."""
 
@@ -70,6 +75,7 @@ class BlobDownload:
         throttle: Throttle,
         settings: DownloadSettings,
         progress: Progress,
+        mirrors: MirrorSearch,
     ) -> None:
         self._client = client
         self._digest = digest
@@ -78,6 +84,7 @@ class BlobDownload:
         self._progress = progress
         self._held_before = 0
         self._location: Location | None = None
+        self._mirrors = mirrors
         self.partial = PartialBlob(blob, total_bytes)
         self._following = FollowingDigest(self.partial)
         self.fetched_bytes = 0
@@ -96,6 +103,7 @@ class BlobDownload:
 
     async def __aexit__(self, *_: object) -> None:
         """Lets go of the files; they stay for the next try."""
+        await self._mirrors.close()
         await finished_in_thread(self._save_and_close)
 
     def _save_and_close(self) -> None:
@@ -130,11 +138,11 @@ class BlobDownload:
             raise _first(failures) from failures
 
     async def verify_and_finish(self) -> None:
-        """Raises Internal for content that is not what its digest says; then nothing is left of it."""
+        """Raises WrongContent; then nothing is left of it."""
         found = await finished_in_thread(self._following.finish)
         if f"sha256:{found}" != self._digest:
             await self.discard()
-            raise Internal(
+            raise WrongContent(
                 "digest mismatch, file must be downloaded again: "
                 f"want {self._digest}, got sha256:{found}"
             )
@@ -210,11 +218,28 @@ class BlobDownload:
     async def _stream(self, part: Part, wanted: int) -> None:
         """One request for what is missing of the part; what came in is kept, however it ends."""
         await self._throttle.wait_for_quiet_end()
+        while mirror := await self._mirrors.find():
+            try:
+                start, end = part.offset + part.written, part.offset + wanted
+                headers = {"Range": f"bytes={start}-{end - 1}"}
+                await self._take(self._mirrors.open(mirror, headers), part, start, end)
+                return
+            except (Unreachable, RegistryRefused, _Stalled):
+                self._mirrors.give_up(mirror)
         start, end = part.offset + part.written, part.offset + wanted
         if self._location is None:
             self._location = await self._client.locate(self._digest)
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        async with self._client.open(self._location, headers=headers) as answer:
+        await self._take(self._client.open(self._location, headers=headers), part, start, end)
+
+    async def _take(
+        self,
+        opening: contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse],
+        part: Part,
+        start: int,
+        end: int,
+    ) -> None:
+        async with opening as answer:
             is_whole = start == 0 and end == self.partial.total_bytes
             # A server without ranges is fine for a blob that is asked for whole.
             if not (is_whole and answer.status == 200):

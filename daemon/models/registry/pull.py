@@ -23,7 +23,7 @@ from daemon.models.manifest import Layer, Manifest, parse_digest
 from daemon.models.name import ModelName
 from daemon.models.registry.access import RegistryAccess
 from daemon.models.registry.client import RegistryClient
-from daemon.models.registry.download import BlobDownload
+from daemon.models.registry.download import BlobDownload, WrongContent
 from daemon.models.registry.flights import Flights
 from daemon.models.registry.incoming import blobs_of, check_manifest
 from daemon.models.registry.sharing import Progress, SharedWorks
@@ -198,15 +198,23 @@ class _Pull:
             async with self._turn(client, layer) as download:
                 if download is not None:
                     await download.fetch_rest()
-                    await download.verify_and_finish()  # its digest is nearly done by now
+                    await self._finish(layer, download)  # its digest is nearly done by now
                 else:
                     self._store.blobs.touch(parse_digest(layer.digest))
         self._progress.say("verifying sha256 digest")
         for layer in blobs:
             async with self._turn(client, layer) as download:
-                if download is not None:  # somebody has removed it meanwhile
+                if download is not None:  # somebody has removed it meanwhile, or a mirror lied
                     await download.fetch_rest()
                     await download.verify_and_finish()
+
+    async def _finish(self, layer: Layer, download: BlobDownload) -> None:
+        """What a mirror falsified is gone then, and fetched once more without that mirror."""
+        try:
+            await download.verify_and_finish()
+        except WrongContent:
+            if not self._puller.access.mirrors.distrust(layer.digest):
+                raise
 
     def _say_quiet(self) -> None:
         seconds = self._puller.access.throttle.quiet_seconds()

@@ -27,6 +27,7 @@ class RegistryService:
             allowed_hosts=config.registries,
             bytes_per_second=config.pull_bytes_per_second,
             quiet_hours=config.pull_quiet_hours,
+            mirrors=config.mirrors,
         )
         access = RegistryAccess(config.home, settings)
         target_for = functools.partial(required_target, choose_target)

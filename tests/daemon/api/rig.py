@@ -17,7 +17,7 @@ from backends.scripted.script import Rule, Script
 from backends.select import Choice
 from converters.artifact import Artifact
 from converters.inspection import Inspection
-from converters.vision_artifact import VisionArtifact
+from converters.vision_artifact import VISION_FILE, VisionArtifact
 from daemon.api.application import create_api
 from daemon.api.services import Services
 from daemon.lan.key_ring import KeyRing
@@ -64,6 +64,12 @@ class InspectedModels:
         self._inspections[inspection.digest] = inspection
         folder = self.artifact_folder(inspection.digest, "scripted")
         write_artifact(folder, script, chat_template=inspection.chat_template)
+
+    def add_eyes(self, inspection: Inspection, eyes: VisionArtifact) -> None:
+        self._inspections[inspection.digest] = inspection
+        folder = self.vision_folder(inspection.digest, "scripted")
+        folder.mkdir(parents=True)
+        (folder / VISION_FILE).write_bytes(msgspec.json.encode(eyes))
 
     def known_inspection(self, blob_digest: str) -> Inspection | None:
         return self._inspections.get(blob_digest)
@@ -120,9 +126,11 @@ class Rig:
         parameters: dict[str, Any] | None = None,
         messages: tuple[StoredMessage, ...] = (),
         config: ImageConfig | None = None,
+        eyes: VisionArtifact | None = None,
+        blindness: str = "",
         **inspection: Any,
     ) -> None:
-        """A model of its own weights, whose inspection says what is given."""
+        """A model of its own weights, whose inspection says what is given. `eyes`: of its projector."""
         store = self.services.store
         weights = await _put(store, f"GGUF {name}".encode(), media.MODEL)
         layers = [weights]
@@ -132,12 +140,28 @@ class Rig:
             media.MESSAGES: media.encode_messages(messages) if messages else b"",
         }
         layers += [await _put(store, data, kind) for kind, data in texts.items() if data]
+        if eyes:
+            layers.append(await self._add_eyes(name, eyes, blindness))
         data = media.encode_config(config or ImageConfig(model_format="gguf"))
         config_layer = await _put(store, data, media.CONFIG_TYPE)
         await self._write(name, Manifest(config=config_layer, layers=tuple(layers)))
         digest = weights.digest.removeprefix("sha256:")
         facts = {"architecture": "scripted", "context_length": 512} | inspection
         self.models.add(Inspection(digest=digest, size=weights.size, **facts), script)
+
+    async def _add_eyes(self, name: str, eyes: VisionArtifact, blindness: str) -> Layer:
+        layer = await _put(self.services.store, f"GGUF eyes of {name}".encode(), media.PROJECTOR)
+        digest = layer.digest.removeprefix("sha256:")
+        refusals = {"scripted": blindness} if blindness else {}
+        seen = Inspection(
+            digest=digest,
+            size=layer.size,
+            kind="projector",
+            projector_type=eyes.form.projector,
+            vision_refusals=refusals,
+        )
+        self.models.add_eyes(seen, msgspec.structs.replace(eyes, source=digest))
+        return layer
 
     async def _write(self, name: str, manifest: Manifest) -> None:
         await self.services.store.write_manifest(parse_name(name), manifest)

@@ -224,7 +224,15 @@ async def test_the_table_has_every_route_there_is(keyed: Keyed) -> None:
 @pytest.mark.parametrize(("method", "route"), ROUTES)
 async def test_what_each_route_takes(keyed: Keyed, method: str, route: str) -> None:
     path = route.replace("{digest:str}", DIGEST)
-    for part in ("{asked:path}", "{name:str}", "{path:str}", "{code:str}"):
+    for part in (
+        "{asked:path}",
+        "{name:str}",
+        "{path:str}",
+        "{code:str}",
+        "{namespace:str}",
+        "{model:str}",
+        "{tag:str}",
+    ):
         path = path.replace(part, "nobody")
     needs = ROUTES[method, route]
     expected = {
