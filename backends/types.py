@@ -214,7 +214,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts of ids and times in ns. `prompt_tokens` is the full prompt, cached part included.
 
     `dropped_tokens` are ids of prompt and answer that were cut or left the context;
-    `forced_tokens` those that only brought a constrained answer to its end before its limit.
+    `forced_tokens` those that only brought a constrained answer to its end before its limit;
+    `thinking_tokens` those of the answer before what was no thought.
     """
 
     prompt_tokens: int = 0
@@ -225,6 +226,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_ns: int = 0
     queued_ns: int = 0
     forced_tokens: int = 0
+    thinking_tokens: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):

@@ -46,6 +46,29 @@ class _Pending(msgspec.Struct, frozen=True):
         return self.start + len(self.text)
 
 
+class ThoughtCount:
+    """How many ids of an answer were thoughts, their tags included."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._undecided = 0
+        self._is_thinking: bool | None = None
+
+    def saw(self, shown: Shown) -> None:
+        """What came out; with it begins or goes on a thought, or something else."""
+        self._is_thinking = not (shown.text or shown.calls)
+        if self._is_thinking:
+            self.total += self._undecided
+        self._undecided = 0
+
+    def count(self) -> None:
+        """One more id. Before anything came out it is what comes out first."""
+        if self._is_thinking is None:
+            self._undecided += 1
+        elif self._is_thinking:
+            self.total += 1
+
+
 class Conversation:
     """`has_stopped` turns true when a stop string was met: then the engine may be told to cancel."""
 
@@ -62,6 +85,7 @@ class Conversation:
         self._decoded_characters = 0
         self._shown_characters = 0
         self._sampled = 0
+        self._thoughts = ThoughtCount()
         self._answer_ids: list[int] = []
         self._is_constrained = chat.format is not None or bool(chat.required_tools)
         self.markup = Markup.of(chat, model.chat_template, prompt.text)
@@ -103,6 +127,7 @@ class Conversation:
         self._pending.append(pending)
         self._decoded_characters += len(text)
         self._show(self._stops.push(text))
+        self._thoughts.count()
         if self._stops.stop_text:
             self._stop()
 
@@ -117,6 +142,7 @@ class Conversation:
     def _add(self, shown: Shown) -> None:
         if any(shown):
             self._shown.append(shown)
+            self._thoughts.saw(shown)
 
     def _release(self, pending: _Pending) -> None:
         if pending.logprob is not None:
@@ -192,6 +218,7 @@ class Conversation:
             usage,
             completion_tokens=self._sampled if self.has_stopped else usage.completion_tokens,
             dropped_tokens=usage.dropped_tokens + self._prompt.dropped,
+            thinking_tokens=self._thoughts.total,
         )
 
     def _logprob(self, event: Sampled) -> Logprob | None:

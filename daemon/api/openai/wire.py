@@ -124,11 +124,18 @@ class PromptTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dropped_tokens: int = 0
 
 
+class CompletionTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """`reasoning_tokens`: of the answer, those of its thoughts."""
+
+    reasoning_tokens: int
+
+
 class WireUsage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokens
+    completion_tokens_details: CompletionTokens
 
     @classmethod
     def of(cls, usage: Usage) -> WireUsage:
@@ -139,6 +146,7 @@ class WireUsage(msgspec.Struct, frozen=True, kw_only=True):
             prompt_tokens_details=PromptTokens(
                 cached_tokens=usage.cached_tokens, dropped_tokens=usage.dropped_tokens
             ),
+            completion_tokens_details=CompletionTokens(reasoning_tokens=usage.thinking_tokens),
         )
 
 

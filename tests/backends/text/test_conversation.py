@@ -13,6 +13,7 @@ from backends.types import (
     Failed,
     Finished,
     FromWorker,
+    Message,
     Prefilled,
     Progress,
     Sampled,
@@ -186,3 +187,30 @@ def test_events_stay_as_they_are() -> None:
     """Every message can cross the socket."""
     messages = conversation(want_context=True).take([*sampled(97), *finished()])
     assert msgspec.msgpack.encode(messages)
+
+
+THINKER = ModelText(byte_level(), "{% if enable_thinking %}<think>{% endif %}</think>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "thoughts"),
+    [
+        (b"<think>hm</think>yes", len(b"<think>hm</think>")),
+        (b"<think>hm", len(b"<think>hm")),
+        (b"<think> \n</think> \nyes", 0),
+        (b"yes<think>hm</think>", 0),
+        (b"", 0),
+    ],
+)
+def test_ids_of_thoughts_are_counted(answer: bytes, thoughts: int) -> None:
+    messages: tuple[Message, ...] = (Message(role="user", content="p"),)
+    chat = Chat(request_id="c", messages=messages, think=True)
+    for step in (1, len(answer) or 1):
+        talk = Conversation(chat, THINKER.prompt(chat), THINKER)
+        assert talk.markup.thinking_tags == ("<think>", "</think>")
+        found: list[FromWorker] = []
+        for at in range(0, len(answer), step):
+            found += talk.take(sampled(*answer[at : at + step]))
+        found += talk.take(finished(completion_tokens=len(answer) + 1))
+        usage = deltas(found)[-1].usage
+        assert usage is not None and usage.thinking_tokens == thoughts

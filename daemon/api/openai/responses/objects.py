@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from backends.types import Usage
-from daemon.api.openai.wire import PromptTokens, TokenLogprob
+from daemon.api.openai.wire import CompletionTokens, PromptTokens, TokenLogprob
 
 
 class SummaryText(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,17 +51,11 @@ class CallItem(msgspec.Struct, frozen=True, kw_only=True):
 Item = ReasoningItem | MessageItem | CallItem
 
 
-class OutputTokens(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the ids were thoughts is not counted."""
-
-    reasoning_tokens: int = 0
-
-
 class ResponseUsage(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     input_tokens_details: PromptTokens
     output_tokens: int
-    output_tokens_details: OutputTokens = OutputTokens()
+    output_tokens_details: CompletionTokens
     total_tokens: int
 
     @classmethod
@@ -72,6 +66,7 @@ class ResponseUsage(msgspec.Struct, frozen=True, kw_only=True):
                 cached_tokens=usage.cached_tokens, dropped_tokens=usage.dropped_tokens
             ),
             output_tokens=usage.completion_tokens,
+            output_tokens_details=CompletionTokens(reasoning_tokens=usage.thinking_tokens),
             total_tokens=usage.prompt_tokens + usage.completion_tokens,
         )
 

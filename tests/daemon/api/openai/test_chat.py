@@ -97,6 +97,9 @@ async def test_thoughts_and_tool_calls(client: openai.AsyncOpenAI) -> None:
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == "Let me see."
     assert choice.message.model_extra == {"reasoning": "hm"}
+    assert first.usage is not None and first.usage.completion_tokens_details is not None
+    thoughts = first.usage.completion_tokens_details.reasoning_tokens
+    assert thoughts is not None and 0 < thoughts < first.usage.completion_tokens
     assert choice.message.tool_calls is not None
     called: list[Any] = list(choice.message.tool_calls)
     assert [call.function.name for call in called] == ["get_weather", "get_time"]
