@@ -34,6 +34,7 @@ class OnnxTower:
         self._options: ort.RunOptions | None = None
         self._row_break: NDArray[np.float32] | None = None
         self._outputs = [value.name for value in session.get_outputs()]
+        self._is_on_cpu = PROVIDER not in session.get_providers()
         given = {value.name for value in session.get_inputs()}
         if given != set(artifact.inputs):
             raise EngineError("load", "graph and vision artifact disagree about the inputs")
@@ -55,7 +56,7 @@ class OnnxTower:
         if session is None:
             raise EngineError("internal", "the vision tower is closed")
         feeds = {name: inputs[name] for name in self._artifact.inputs}
-        self._options = options = ort.RunOptions()
+        self._options = options = _run_options(self._is_on_cpu)
         try:
             found = session.run(self._outputs, feeds, options)
         except Exception as error:
@@ -82,6 +83,14 @@ class OnnxTower:
         self._session = None
 
 
+def _run_options(is_on_cpu: bool) -> ort.RunOptions:
+    """What a run took is given back after it: images are rare, and of many sizes."""
+    options = ort.RunOptions()
+    if is_on_cpu:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def open_tower(folder: pathlib.Path, *, device: str = "cpu", threads: int = 0) -> OnnxTower:
     """On a `VisionArtifact`'s folder; `device` "cpu" or "cuda". Raises EngineError: "load" or "device"."""
     try:
@@ -93,10 +102,18 @@ def open_tower(folder: pathlib.Path, *, device: str = "cpu", threads: int = 0) -
     if device == "cuda":
         preload()
         providers = [(PROVIDER, cuda_options())]
-    elif not any("codes" in record.form for record in artifact.tensors):
-        # Products of many patches gain nothing from weights packed in advance, which cost a copy.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+    else:
+        _leave_weights(options, artifact)
     return OnnxTower(_opened(folder, options, providers), artifact)
+
+
+def _leave_weights(options: ort.SessionOptions, artifact: VisionArtifact) -> None:
+    """Keeps them where the file is mapped. Higher levels of optimisation widen them all in advance;
+    products of many patches gain nothing from packing, and codes are not multiplied without.
+    """
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if not any("codes" in record.form for record in artifact.tensors):
+        options.add_session_config_entry("session.disable_prepacking", "1")
 
 
 def _opened(

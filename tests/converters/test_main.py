@@ -16,7 +16,9 @@ import pytest
 from converters.__main__ import LEAST_SHARED_BYTES, MOST_WRITERS
 from converters.artifact import read_artifact
 from converters.parallel import worker_count
+from converters.vision_artifact import read_vision
 from tests.models.random_gguf import make_gguf
+from tests.models.random_vision import make_projector
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -52,6 +54,31 @@ def test_a_conversion_reports_its_phases_and_its_bytes(model: pathlib.Path, tmp_
     artifact = read_artifact(final)
     assert lines[-1] == {"done": True, "artifact_bytes": artifact.file_bytes}
     assert run(convert_command(model, final)) == (0, lines[-1:])
+
+
+def test_a_vision_tower_is_converted_like_a_model(tmp_path: pathlib.Path):
+    projector = make_projector(tmp_path / "mmproj.gguf", "mlp", types="F16")
+    final = tmp_path / "artifacts" / "source" / "vision-onnx-cpu-f1"
+    line = command("vision", "--input", projector, "--output", final)
+    line += ["--target", "onnx-cpu", "--source", "0f" * 32]
+    code, lines = run(line)
+    assert code == 0
+    phases = [each["phase"] for each in lines[:-1]]
+    assert list(dict.fromkeys(phases)) == ["plan", "write", "verify", "sync"]
+    artifact = read_vision(final)
+    assert lines[-1] == {"done": True, "artifact_bytes": artifact.file_bytes}
+    assert artifact.source == "0f" * 32 and artifact.variant == final.name
+    assert run(line) == (0, lines[-1:])
+    renamed = tmp_path / "renamed.gguf"
+    renamed.write_bytes(
+        projector.read_bytes().replace(b"\x03\0\0\0\0\0\0\0mlp", b"\x03\0\0\0\0\0\0\0xyz")
+    )
+    line[line.index(str(projector))] = str(renamed)
+    line[line.index(str(final))] = str(final.with_name("other"))
+    code, lines = run(line)
+    refusal = "the projector type 'xyz' is not supported yet"
+    assert code == 3 and lines[-1] == {"error": refusal, "kind": "unsupported"}
+    assert [each.name for each in final.parent.iterdir()] == [final.name]
 
 
 def test_what_is_wrong_is_told_by_kind(model: pathlib.Path, tmp_path: pathlib.Path):

@@ -112,9 +112,14 @@ class GraphBuilder:
         return self.node("Cast", [x], name, to=_ITEM_TYPES[item])
 
     def widened(self, weight: str) -> str:
-        """A weight in what activations are computed in."""
-        output = [f"{weight}.widened"]
-        return self.nodes("Cast", [weight], output, to=_ITEM_TYPES[self.item])[0]
+        """A weight in what activations are computed in.
+
+        NOTE: the runtime goes back from the outputs and takes the later of two inputs first. In front of
+        all others these nodes run each right before their product, and only one is there at a time.
+        """
+        output = self.nodes("Cast", [weight], [f"{weight}.widened"], to=_ITEM_TYPES[self.item])[0]
+        self._nodes.insert(0, self._nodes.pop())
+        return output
 
     def as_activations(self, x: str, name: str) -> str:
         """From fp32 to what activations are computed in."""
