@@ -29,7 +29,7 @@ RUNTIMES = {
     "mlx": "backends/mlx/",
     "mlx_lm": "backends/mlx/",
 }
-NEVER_IN_DAEMON = {"numpy", "jinja2", "tokenizers", "onnx", "onnxruntime", "mlx", "mlx_lm"}
+NEVER_IN_DAEMON = {"numpy", "jinja2", "tokenizers", "PIL", "onnx", "onnxruntime", "mlx", "mlx_lm"}
 
 
 def sources(room: str) -> list[pathlib.Path]:

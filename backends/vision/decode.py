@@ -21,7 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from backends.types import EngineError
 from backends.vision.header import ImageHeader, read_header
 
-# Eight thousand squared. Most formats take up to 9 bytes per pixel on the way, WebP 20.
+# Eight thousand squared. Most formats take up to 9 bytes per pixel on the way, WebP 17.
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 48 << 20
 # JPEG files from here on are read at a half, a quarter or an eighth where that leaves twice what is wanted.
@@ -99,7 +99,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return _from_16_bits(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layered = image.convert("RGBA")
+    # Converting to its own mode would copy.
+    layered = image if image.mode == "RGBA" else image.convert("RGBA")
     paper = Image.new("RGB", layered.size, "white")
     paper.paste(layered, mask=layered.getchannel("A"))
     return paper
