@@ -39,7 +39,7 @@ Inputs = Mapping[str, NDArray[np.generic]]
 def open_tower(folder: pathlib.Path, *, device: str = "cpu", threads: int = 0) -> MlxTower:
     """On a `VisionArtifact`'s folder; MLX has its own say on `threads`.
 
-    Raises EngineError: "load" or "unsupported".
+    Raises EngineError: "load", "memory" or "unsupported".
     """
     try:
         artifact = read_vision(folder)
@@ -49,6 +49,12 @@ def open_tower(folder: pathlib.Path, *, device: str = "cpu", threads: int = 0) -
     form = read_tower_form(folder)
     if artifact.has_row_break != bool(form.row_break) or artifact.deepstack != len(form.taps):
         raise EngineError("load", f"{folder.name}: config and vision artifact disagree")
+    wanted = artifact.resident_bytes.get(device, artifact.file_bytes) + artifact.run_bytes
+    if wanted > (available := devices.available_bytes()):
+        raise EngineError(
+            "memory",
+            f"the vision tower takes {wanted / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free",
+        )
     # Like models: MLX's CPU kernels are far faster with fp32.
     numbers = mx.float32 if device == "cpu" else _NUMBERS[form.torch_dtype]
     return MlxTower(folder, artifact, form, numbers)

@@ -10,11 +10,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from backends.mlx import tower_parts
+from backends.mlx import backend, tower_parts
 from backends.mlx.tower import MlxTower, open_tower
 from backends.mlx.tower_form import AttentionForm
 from backends.mlx.tower_parts import Piece, TowerArrays, attend, whole_pieces, window_pieces
-from backends.types import EngineError
+from backends.types import EngineError, Load
 from backends.vision.kinds import kind_of
 from backends.vision.plan import TowerInputs
 from converters.artifact import MLX_CONFIG_FILE
@@ -180,6 +180,22 @@ def test_what_is_not_finite_at_all_is_an_error(tower: MlxTower):
     inputs["patches"] = np.full_like(inputs["patches"], np.nan)
     with pytest.raises(EngineError, match="not finite"):
         tower.run(inputs)
+
+
+def test_memory_is_asked_for_before_anything_is_read(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backends.mlx.device.available_bytes", lambda: 1 << 20)
+    with pytest.raises(EngineError, match="the vision tower takes") as caught:
+        open_tower(folder)
+    assert caught.value.code == "memory"
+
+
+def test_the_backend_opens_it(folder: pathlib.Path, tower: MlxTower):
+    load = Load(request_id="load", backend="mlx", artifact="", projector=str(folder))
+    opened_too = backend.load_tower(folder, tower.artifact, load)
+    inputs = inputs_for(tower)
+    assert np.array_equal(opened_too.run(inputs), tower.run(inputs))
 
 
 def test_a_closed_tower_says_so(tower: MlxTower):
