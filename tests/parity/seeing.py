@@ -6,6 +6,7 @@ Prompts are lists of texts and image files, as `vision_reference` takes them.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import pathlib
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from backends.image_span import ImageSpan, image_id
-from backends.onnx.tower import open_tower
 from backends.text.prompt import ModelText
 from backends.types import EngineError, Failed, Finished, GenerateRequest, Sampled, Sampling
 from backends.vision.kinds import kind_of
@@ -26,7 +26,7 @@ from tests.parity.converted import SilentProgress, converted_file
 from tests.parity.test_served_architectures import loaded
 from tests.parity.vision_reference import SeenPrompt
 
-TARGETS = ("onnx-cpu",)
+TARGETS = ("onnx-cpu", "mlx")
 TOP = 20
 
 
@@ -48,6 +48,12 @@ def converted_tower(path: pathlib.Path, target: str) -> pathlib.Path:
     return final
 
 
+def opened_tower(folder: pathlib.Path, target: str) -> Tower:
+    """On the target's runtime."""
+    runtime = importlib.import_module(f"backends.{target.partition('-')[0]}.tower")
+    return runtime.open_tower(folder, threads=1)
+
+
 class Seeing:
     """One engine with a tower; use as a context manager. `runs` counts the tower's."""
 
@@ -56,7 +62,7 @@ class Seeing:
     ) -> None:
         folder, eyes = converted_file(text, target=target), converted_tower(projector, target)
         self.text, self.artifact = ModelText.load(folder)
-        self.tower: Tower = open_tower(eyes, threads=1)
+        self.tower = opened_tower(eyes, target)
         self.form = self.tower.artifact.form
         self.kind = kind_of(self.form.projector)
         self.engine = loaded(folder, target, projector=eyes, context=context)

@@ -6,13 +6,14 @@ an earlier turn, whose positions come from the prefix cache.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from tests.models.random_vision import EXACT_SIZES, make_text, png
+from tests.models.random_vision import EXACT_SIZES, TEXT_SIDES, make_text, png
 from tests.models.random_vision_towers import TOWERS
 from tests.parity.seeing import TARGETS, Seeing, SeenAnswer
 from tests.parity.test_vision_onnx import projectors
@@ -117,3 +118,24 @@ def test_projectors_of_fewer_bits(tmp_path: pathlib.Path, kind: str, types: str)
     for target in targets_of(kind):
         with Seeing(case.text, case.projector, target) as model:
             check(model.ask(case.prompts["middle"]), case.expected["middle"], types)
+
+
+@pytest.mark.parametrize("window", [8, 20])
+def test_windows_shorter_than_an_image_end_before_it_only(
+    tmp_path: pathlib.Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 3's positions of an image see all that is behind them in it, whatever the window."""
+    side = TEXT_SIDES["gemma3"]
+    shorter = dataclasses.replace(side, metadata={"gemma3.attention.sliding_window": window})
+    rows: list[np.ndarray] = []
+    for each in (side, shorter):
+        monkeypatch.setitem(TEXT_SIDES, "gemma3", each)
+        folder = tmp_path / str(len(rows))
+        folder.mkdir()
+        case = made(folder, "gemma3", "F32")
+        rows.append(case.expected["middle"].row)
+    assert np.abs(rows[0] - rows[1]).max() > 0.05  # the window matters
+    for target in targets_of("gemma3"):
+        with Seeing(case.text, case.projector, target) as model:
+            for name, prompt in case.prompts.items():
+                check(model.ask(prompt, COUNT), case.expected[name], "F32")
