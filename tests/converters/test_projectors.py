@@ -175,6 +175,15 @@ def test_what_llava_cannot_do_yet_is_refused_by_name() -> None:
         describe_tower(projector("mlp", keys=layers))
 
 
+def test_a_file_cannot_ask_for_any_number_of_tiles() -> None:
+    key = "clip.vision.preproc_image_size"
+    assert describe_tower(projector("idefics3", keys={key: 512})).form.longest_edge == 512
+    with pytest.raises(MalformedFile, match="preproc_image_size 513"):
+        describe_tower(projector("idefics3", keys={key: 513}))
+    with pytest.raises(MalformedFile, match="preproc_max_tiles"):
+        describe_tower(projector("internvl", keys={"clip.vision.preproc_max_tiles": 65}))
+
+
 def test_no_tower_and_no_kind() -> None:
     with pytest.raises(Unsupported, match="no vision encoder"):
         describe_tower(projector("gemma3", keys={"clip.has_vision_encoder": False}))
