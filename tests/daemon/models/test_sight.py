@@ -1,4 +1,4 @@
-"""Models with eyes on the shelf: made, pulled, described and removed. The converter obeys the file."""
+"""Models with eyes on the shelf: made, pulled, described and removed. The converter obeys the file, or is the real one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from backends.select import Choice
 from converters.artifact import ArtifactError
 from converters.vision_artifact import read_vision
 from daemon.errors import Invalid
@@ -16,10 +17,15 @@ from daemon.models.describe import ShowAnswer, list_models, show
 from daemon.models.disk_use import measure
 from daemon.models.foreign.catalogue import Catalogue
 from daemon.models.foreign.shelf import ForeignShelf
+from daemon.models.jobs import CONVERTER_COMMAND
 from daemon.models.modelfile import parse
 from daemon.models.name import parse_name
+from daemon.models.resolved import ResolvedModel
+from daemon.residency.placement import ArtifactPlacer
 from tests.daemon.models.registry.pulling import CONFIG, PullingShelf, texts
 from tests.daemon.models.shelf import TARGET, gguf, hex_of
+from tests.models.library_vision import make_library_file
+from tests.models.random_vision import make_projector, make_text
 from tests.registry.server import Registry
 
 WEIGHTS = gguf(what="weights")
@@ -186,3 +192,28 @@ async def test_towers_are_counted_and_collected(shelf: PullingShelf) -> None:
     assert await collector.collect([hex_of(WEIGHTS), hex_of(EYES)]) > counted.size
     with pytest.raises(ArtifactError):
         read_vision(tower(shelf, EYES))
+
+
+@pytest.mark.parametrize("has_projector", [True, False])
+async def test_a_real_tower_by_the_real_converter(
+    tmp_path: pathlib.Path, has_projector: bool
+) -> None:
+    """In a projector file, and inside the weights as Ollama's library has it."""
+    text = make_text(tmp_path / "text.gguf", "gemma3")
+    projector = make_projector(tmp_path / "mmproj.gguf", "gemma3")
+    files = [text.read_bytes(), projector.read_bytes()]
+    if not has_projector:
+        files = [make_library_file(tmp_path / "one.gguf", "gemma3", text, projector).read_bytes()]
+    shelf = PullingShelf(tmp_path / "real", command=CONVERTER_COMMAND)
+    statuses = await made(shelf, "m", *files)
+    assert "converting the vision tower" in statuses
+    assert (await shown(shelf, "m")).capabilities == ("completion", "vision")
+
+    async def choose(_: ResolvedModel) -> Choice:
+        return Choice(backend="onnx", target=TARGET, device="cpu", reason="")
+
+    model = shelf.store.resolve(parse_name("m"))
+    placement = await ArtifactPlacer(shelf.conversions, choose).place(model)
+    assert (placement.projector, placement.blindness) == (str(tower(shelf, files[-1])), "")
+    assert placement.weight_bytes > placement.tower_bytes > 0
+    await shelf.conversions.close()
