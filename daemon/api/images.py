@@ -88,5 +88,7 @@ def placed_images(text: str, count: int, mark: str = "[img]") -> tuple[str, tupl
     return "".join(pieces), tuple(places)
 
 
-def image_count(chat: Chat) -> int:
-    return sum(len(message.images) for message in chat.messages)
+def image_count(chat: Chat, prompt: str) -> int:
+    """How many of the chat's images are in its rendered prompt, where they are numbered."""
+    sent = sum(len(message.images) for message in chat.messages)
+    return sum(f"[img-{number}]" in prompt for number in range(sent))

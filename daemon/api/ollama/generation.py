@@ -53,7 +53,7 @@ class Asked(Generic[_A]):
     async def rendered(self, chat: Chat) -> AsyncGenerator[_A, None]:
         async with await self.exchange.acquire(wants_row=False) as lease:
             prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
-        yield self.writer.rendered(prompt, image_count(chat))
+        yield self.writer.rendered(prompt, image_count(chat, prompt))
 
     async def answered(self, chat: Chat) -> AsyncGenerator[_A, None]:
         async with aclosing(written(self.exchange.deltas(chat), self.writer)) as answers:

@@ -89,9 +89,8 @@ def check_generate(data: GenerateRequest, wishes: Wishes, model: KnownModel) -> 
     """Raises Invalid, then NotYet."""
     if data.raw and (data.template or data.system or data.context):
         raise Invalid("raw mode does not support template, system, or context")
-    for other in ("raw", "suffix"):
-        if data.images and getattr(data, other):
-            raise Invalid(f'"images" cannot be used with "{other}"')
+    if data.images and data.suffix:
+        raise Invalid('"images" cannot be used with "suffix"')
     check_think(wishes.think, model)
     require_completion(model, "generate")
     if data.suffix:
@@ -151,9 +150,13 @@ def _chat(
 def generate_to_chat(
     data: GenerateRequest, wishes: Wishes, options: ResolvedOptions, model: KnownModel
 ) -> Chat:
-    """One user message behind the model's system text and examples; raw is the prompt alone."""
+    """One user message behind the model's system text and examples; raw is the prompt alone.
+
+    Images of a raw prompt stand in front of it.
+    """
     if data.raw:
-        return _chat(data, wishes, options, model, prompt=data.prompt)
+        images = tuple(Message(role="user", images=m.images) for m in wishes.messages if m.images)
+        return _chat(data, wishes, options, model, prompt=data.prompt, messages=images)
     return _chat(
         data,
         wishes,

@@ -36,7 +36,7 @@ async def rendered(
 ) -> AsyncGenerator[Answer, None]:
     async with await exchange.acquire(wants_row=False) as lease:
         prompt = await lease.render(Render(request_id=chat.request_id, chat=chat))
-    yield writer.rendered(prompt, image_count(chat))
+    yield writer.rendered(prompt, image_count(chat, prompt))
 
 
 async def _loaded(exchange: Exchange, writer: TextWriter) -> AsyncGenerator[Answer, None]:

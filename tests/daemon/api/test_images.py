@@ -172,4 +172,5 @@ def test_only_the_model_knows_how_much_room_images_take() -> None:
     message = Message(role="user", content="hi", images=(RED,))
     with_image = type(seen)(request_id="1", messages=(message,), limits=seen.limits)
     assert may_not_fit(with_image)
-    assert image_count(with_image) == 1
+    assert image_count(with_image, "[img-0] hi [img-1]") == 1
+    assert image_count(with_image, "hi") == 0

@@ -191,9 +191,9 @@ REFUSALS: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     (
         "/api/generate",
-        {"model": "plain", "prompt": "x", "images": ["aGk="], "raw": True},
+        {"model": "plain", "prompt": "x", "images": ["aGk="], "suffix": "y"},
         400,
-        '"images" cannot be used with "raw"',
+        '"images" cannot be used with "suffix"',
     ),
     (
         "/api/chat",
