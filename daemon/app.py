@@ -41,6 +41,7 @@ from daemon.residency.memory_artifacts import MemoryArtifacts
 from daemon.residency.placement import ArtifactPlacer
 from daemon.residency.residency import Residency
 from daemon.residency.settings import ResidencySettings
+from daemon.tls import Certificate, certificate_of
 from daemon.watchdog import feed_watchdog, watchdog_seconds
 
 log = logging.getLogger(__name__)
@@ -66,24 +67,25 @@ def serve(config: Config) -> int:
         check_listening(config, has_keys=bool(read_keys(config.home)))
     except KeysDamaged as error:
         raise ConfigError(f"{error} ({config.home})") from error
+    certificate = certificate_of(config)
     try:
         with (
             bind_socket(config) as listener,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            return runner.run(_run(config, listener))
+            return runner.run(_run(config, listener, certificate))
     except (ListenError, DaemonError) as error:
         log.error("%s", error)
         return EXIT_FAILED
 
 
-async def _run(config: Config, listener: socket.socket) -> int:
+async def _run(config: Config, listener: socket.socket, certificate: Certificate | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         stopping = asyncio.create_task(stop.wait())
-        serving = asyncio.create_task(_serve(config, listener, stack))
+        serving = asyncio.create_task(_serve(config, listener, certificate, stack))
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             stopping.cancel()
@@ -96,10 +98,15 @@ async def _run(config: Config, listener: socket.socket) -> int:
     return 0
 
 
-async def _serve(config: Config, listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+async def _serve(
+    config: Config,
+    listener: socket.socket,
+    certificate: Certificate | None,
+    stack: contextlib.AsyncExitStack,
+) -> None:
     """Starts everything in order; what is to be stopped lies on `stack`. Returns only on failure."""
     services, choice = await open_rooms(config, stack)
-    server = await open_door(services, choice, listener, stack)
+    server = await open_door(services, choice, listener, stack, certificate)
     await server.wait_failed()
     log.error("the HTTP server ended by itself")
 
@@ -181,11 +188,13 @@ async def open_door(
     choice: BackendChoice,
     listener: socket.socket,
     stack: contextlib.AsyncExitStack,
+    certificate: Certificate | None = None,
 ) -> HttpServer:
     """HTTP, then the announcement, then the word to the service manager."""
     if services.store.is_writable and services.store.is_empty():
         await add_bundled_model(services.store, services.conversions, services.creator)
-    server = HttpServer(create_api(services), debug=services.config.debug)
+    tls = certificate.context if certificate else None
+    server = HttpServer(create_api(services), debug=services.config.debug, tls=tls)
     await server.start(listener)
     stack.push_async_callback(_close_door, server, services)
     services.readiness.is_ready = True
@@ -193,6 +202,8 @@ async def open_door(
     if not services.config.is_loopback:
         await _announce(services, choice, port, stack)
     log.info("listening on %s", shown_address(host, port))
+    if certificate is not None:
+        stack.callback(asyncio.create_task(certificate.follow()).cancel)
     notify("READY=1")
     _start_watchdog(services, stack)
     return server

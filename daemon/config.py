@@ -82,6 +82,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     registries: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     share: bool = False
+    tls_certificate: pathlib.Path | None = None
+    tls_key: pathlib.Path | None = None
     mlx_ranks: int = 1
     mlx_split: str = "auto"
     memory_artifacts: pathlib.Path | None = None
@@ -348,6 +350,8 @@ def load_config(environ: Mapping[str, str], arguments: Mapping[str, object]) -> 
         registries=settings.read("registries", _parse_list, ()),
         mirrors=settings.read("mirrors", _parse_mirrors, ()),
         share=settings.read("share", parse_bool, False),
+        tls_certificate=settings.read("tls_cert", _parse_path, None),
+        tls_key=settings.read("tls_key", _parse_path, None),
         prefix_cache_bytes=settings.read("prefix_cache_bytes", parse_size, 0),
         mlx_ranks=settings.read("mlx_ranks", _parse_ranks, 1),
         mlx_split=settings.read("mlx_split", _parse_split, "auto"),

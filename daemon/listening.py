@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+import ssl
+from collections.abc import Callable, Generator
 
 import uvicorn
 from litestar.types import ASGIApp
@@ -52,10 +53,19 @@ def bind_socket(config: Config) -> socket.socket:
     return listener
 
 
+def _always(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
+    """What uvicorn asks for: something that makes the context."""
+
+    def give(*_: object) -> ssl.SSLContext:
+        return context
+
+    return give
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: when to stop is decided in one place, by `daemon.app`."""
 
-    def __init__(self, app: ASGIApp, *, debug: bool) -> None:
+    def __init__(self, app: ASGIApp, *, debug: bool, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # pyright: ignore[reportArgumentType]  two spellings of the same protocol
@@ -71,6 +81,7 @@ class HttpServer(uvicorn.Server):
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
+                ssl_context_factory=_always(tls) if tls else None,
             )
         )
         self._is_answering = asyncio.Event()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator
+import ssl
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Self
 
 import httpx
@@ -35,7 +36,11 @@ class Client:
             self._has_key = True
             headers["Authorization"] = f"Bearer {key}"
         self._http = httpx.Client(
-            base_url=self.base_url, timeout=None, trust_env=False, headers=headers
+            base_url=self.base_url,
+            timeout=None,
+            trust_env=False,
+            headers=headers,
+            verify=_trusted(os.environ),
         )
 
     def __enter__(self) -> Self:
@@ -91,6 +96,10 @@ class Client:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ClientError(
+                    f"the certificate of {self.base_url} is not trusted: HEARTH_CA names whom to trust"
+                ) from error
             raise ClientError(
                 f"no daemon answers at {self.base_url}; start one with: hearth serve"
             ) from error
@@ -98,6 +107,17 @@ class Client:
             raise ClientError(f"the connection to {self.base_url} broke: {error}") from error
         except msgspec.DecodeError as error:
             raise ClientError(f"{self.base_url} does not answer in JSON") from error
+
+
+def _trusted(environ: Mapping[str, str]) -> bool | ssl.SSLContext:
+    """The usual authorities, or the owner's own alone. Raises ClientError."""
+    path = environ.get("HEARTH_CA")
+    if not path:
+        return True
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ClientError(f"HEARTH_CA={path}: no certificate can be read there") from error
 
 
 class _ErrorBody(msgspec.Struct):

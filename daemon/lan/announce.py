@@ -54,7 +54,7 @@ def service_properties(config: Config, identity: LanIdentity, facts: Facts) -> d
         "api": "ollama,openai,anthropic",
         "path": "/",
         "auth": "none" if config.open_lan else "bearer",
-        "tls": "0",
+        "tls": "1" if config.tls_certificate else "0",
         "share": "1" if config.share else "",
         "id": identity.id,
         "be": facts.backend,

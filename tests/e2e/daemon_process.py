@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ class DaemonProcess:
         own = {"HEARTH_HOST": f"127.0.0.1:{self.port}", "HEARTH_HOME": str(home)}
         own["HEARTH_REGISTRIES"] = "127.0.0.1"  # no test leaves this machine
         self.environment = kept | own | environment
+        self.verify: ssl.SSLContext | bool = True
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -65,7 +67,8 @@ class DaemonProcess:
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended: {self.log[-3000:]}")
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/api/version", trust_env=False).status_code == 200:
+                url = f"{self.url}/api/version"
+                if httpx.get(url, trust_env=False, verify=self.verify).status_code == 200:
                     return
             time.sleep(0.05)
         raise AssertionError(f"the daemon did not answer: {self.log[-3000:]}")

@@ -87,11 +87,16 @@ class Mirrors:
 
 
 def sharing(peers: list[Peer]) -> tuple[Mirror, ...]:
-    """Those who say that they share without a key, by their first address."""
+    """Those who say that they share without a key, by their first address.
+
+    None with TLS: no certificate is for an address out of an announcement.
+    """
     found = [
         Mirror(f"http://{_literal(peer.addresses[0])}:{peer.port}")
         for peer in peers
-        if peer.properties.get("share") == "1" and peer.properties.get("auth") == "none"
+        if peer.properties.get("share") == "1"
+        and peer.properties.get("auth") == "none"
+        and peer.properties.get("tls", "0") == "0"
     ]
     return tuple(found[:_MOST_OF_LAN])
 
