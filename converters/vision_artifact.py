@@ -12,7 +12,8 @@ The tower's inputs, made by `backends.vision` and the same for every runtime, ea
 `ImageForm.is_grouped`, the patches of one merged position are neighbours (raster order in it), and the
 positions in raster order or, with `segments`, in that of the windows.
 `cos`, `sin` f32 [P, head size / 2]: the rotation of each patch, a column per pair.
-`segments` i64 [P]: in blocks that look through windows, patches see those of their own segment only.
+`segments` i64 [P]: in blocks that look through windows, patches see those of their own segment only. The
+patches of a segment stand one behind the other.
 `place_ids` i64 [P, 4], `place_weights` f32 [P, 4]: rows of the table of places, and how much of each.
 
 The output `embeddings` f32 [N, L, W]: L positions of each tile, in the order of their patches;

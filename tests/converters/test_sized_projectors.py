@@ -14,6 +14,7 @@ from converters.errors import ConversionError, MalformedFile
 from converters.gguf import GgufFile, read_header
 from converters.projectors.registry import describe_tower
 from converters.projectors.tower import Group, VisionShape
+from converters.vision_plan import plan_vision
 from tests.models.random_vision import make_projector
 
 KINDS = ("qwen2vl", "qwen2.5vl", "qwen3vl", "pixtral", "pixtral-merged")
@@ -136,3 +137,10 @@ def test_windows_out_of_range_are_refused(headers: dict[str, GgufFile]):
     for keys in ({"window_size": 20}, {"window_size": 1 << 20}, {"n_wa_pattern": None}):
         with pytest.raises(MalformedFile):
             describe_tower(with_keys(headers["qwen2.5vl"], **keys))
+
+
+def test_a_run_is_planned_for_patches_and_not_for_their_square(headers: dict[str, GgufFile]):
+    """16384 patches of 64 numbers; a square of them for each of two heads would be 2 GB."""
+    for kind in KINDS:
+        planned = plan_vision(headers[kind], "onnx-cpu")
+        assert 4 << 20 < planned.run_bytes < 512 << 20

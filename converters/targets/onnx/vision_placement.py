@@ -59,22 +59,23 @@ def run_bytes(tower: VisionShape, layout: Layout) -> int:
     size = 4 if layout.number == "float32" else 2
     positions = tower.most_tiles * (tower.most_patches + bool(tower.class_token))
     inner = max(block.feed_forward.up.rows for block in tower.blocks)
-    numbers = positions * (6 * tower.embedding_length + 2 * inner)
+    numbers = 6 * positions * tower.embedding_length
+    numbers += max(2 * positions * inner, _window_numbers(tower))
     given = 2 * tower.most_tiles * tower.most_patches * tower.patches[0].columns
     matrices = layout.matrices.values()
     halves = (each for each in matrices if each.form.kind in NUMBER_BITS)
     widened = max((4 * each.rows * each.columns for each in halves), default=0)
-    counted = size * (numbers + _window_numbers(tower)) + 4 * given + widened
+    counted = size * numbers + 4 * given + widened
     return int(_ARENA_SHARE * counted)
 
 
 def _window_numbers(tower: VisionShape) -> int:
-    """Query, key, value and what attention gives once more, and the scores: windows that images cut off
-    are filled up, to less than twice the patches.
+    """Query, key, value and what attention gives once more, and the scores; while they are there, nothing
+    is fed forward. Windows that an image cuts off are filled up, by a quarter as a rule.
     """
     windowed = [block.attention for block in tower.blocks if block.attention.is_windowed]
     if not windowed:
         return 0
     window = min((tower.form.window_size // tower.form.patch_size) ** 2, tower.most_patches)
     of_patch = 4 * tower.embedding_length + window * (1 + windowed[0].heads)
-    return 2 * tower.most_patches * of_patch
+    return tower.most_patches * of_patch * 5 // 4
