@@ -14,7 +14,7 @@ in `inputs_embeds` f32 [B,S,E] (wider where blocks have inputs of their own), `s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -146,10 +146,7 @@ class BoundGraph:
         self._lengths[:count] -= 1
         self._total[...] = max(totals)
         self._wanted[: len(wanted)] = wanted
-        if self._rows.reserve(max(totals)):
-            self._bindings.clear()  # they point to where the rows were
-            if self.steps is not None:
-                self.steps.forget()
+        self.reserve(max(totals))
         is_decode = embeddings.shape[1] == 1 and list(wanted) == list(range(count))
         is_decode = is_decode and tables is None
         if self.steps is not None and is_decode:
@@ -178,25 +175,32 @@ class BoundGraph:
         self._rows.states.commit(first_row, count)
         return self._scores.first(len(wanted))
 
+    def reserve(self, positions: int) -> None:
+        """Before a run, of this graph or another, that makes a row so long."""
+        if self._rows.reserve(positions):
+            self._bindings.clear()  # they point to where the rows were
+            if self.steps is not None:
+                self.steps.forget()
+
     def _bind_small(
         self, binding: ort.IOBinding, embeddings: NDArray[np.float32], count: int, wanted: int
     ) -> None:
         """Everything but tables and KV rows."""
-        _bind_input(binding, "inputs_embeds", embeddings)
-        _bind_input(binding, "seqlens_k", self._lengths[:count])
-        _bind_input(binding, "total", self._total)
-        _bind_input(binding, "logit_rows", self._wanted[:wanted])
+        bind_array(binding.bind_input, "inputs_embeds", embeddings)
+        bind_array(binding.bind_input, "seqlens_k", self._lengths[:count])
+        bind_array(binding.bind_input, "total", self._total)
+        bind_array(binding.bind_input, "logit_rows", self._wanted[:wanted])
         scores = self._scores.first(wanted)
         self._bind_logits(binding, scores)
-        _bind_output(binding, "topk_values", scores.values)
-        _bind_output(binding, "topk_ids", scores.ids)
-        _bind_output(binding, "lse", scores.lse)
+        bind_array(binding.bind_output, "topk_values", scores.values)
+        bind_array(binding.bind_output, "topk_ids", scores.ids)
+        bind_array(binding.bind_output, "lse", scores.lse)
         if self.has_hidden and isinstance(scores.hidden, np.ndarray):
-            _bind_output(binding, "hidden", scores.hidden)
+            bind_array(binding.bind_output, "hidden", scores.hidden)
 
     def _bind_logits(self, binding: ort.IOBinding, scores: Scores) -> None:
         if isinstance(scores.logits, np.ndarray):
-            _bind_output(binding, "logits", scores.logits)
+            bind_array(binding.bind_output, "logits", scores.logits)
             return
         assert self._lines is not None
         shape = [len(scores.lse), scores.vocabulary]
@@ -242,9 +246,10 @@ class BoundGraph:
         del self._session
 
 
-def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
-    binding.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-
-
-def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+def bind_array(
+    bind: Callable[[str, str, int, type, list[int], int], None],
+    name: str,
+    array: NDArray[np.generic],
+) -> None:
+    """`bind` is a binding's `bind_input` or `bind_output`; the array must outlive the run."""
+    bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)

@@ -14,6 +14,7 @@ from backends.engine.contract import EngineCapabilities
 from backends.engine.pace import Pace
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.adapter import load_adapter
+from backends.onnx.bidirectional import BidirectionalRuns
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.capture_trial import not_captured, obstacle_to_capture, try_capture
 from backends.onnx.device import Device
@@ -96,7 +97,8 @@ def _load_decoder(
         may_capture=not opened.obstacle,
     )
     embedding = input_table(folder, onnx)
-    images = ImageInputs(artifact, embedding, capacity=rows.capacity, word=device.word)
+    open_runs = BidirectionalRuns(load, artifact, rows, is_on_device=True)
+    images = ImageInputs(artifact, embedding, open_runs, capacity=rows.capacity, word=device.word)
     with _as_the_devices_fault():
         apart = check_device(graph, rows, embedding, artifact, reference)
     logger.info("%s agrees with the CPU to %.2f %% of the logits' spread", device.name, 100 * apart)

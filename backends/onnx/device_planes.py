@@ -101,10 +101,30 @@ class DevicePlanes:
         return buffer
 
     def read(self, row: int, begin: int, end: int) -> bytes:
-        raise NotImplementedError("what lies on a device is not saved")
+        blocks: list[bytes] = []
+        for index, plane in enumerate(self._planes):
+            size = (end - begin) * plane.size * self._item
+            for address in self._head_addresses(index, row, begin) if size else ():
+                head = np.empty(size, np.uint8)
+                self._device.read(address, head)
+                blocks.append(head.tobytes())
+        return b"".join(blocks)
 
     def write(self, row: int, begin: int, data: bytes, positions: int) -> None:
-        raise NotImplementedError("what lies on a device is not saved")
+        held, offset = len(data) // max(1, self.touched(1)), 0
+        for index, plane in enumerate(self._planes):
+            position = plane.size * self._item
+            for address in self._head_addresses(index, row, begin) if positions else ():
+                head = np.frombuffer(data, np.uint8, positions * position, offset)
+                self._device.write(address, head)
+                offset += held * position
+
+    def _head_addresses(self, index: int, row: int, begin: int) -> list[int]:
+        """Where position `begin` of each head of a plane's row lies."""
+        plane = self._planes[index]
+        position = plane.size * self._item
+        first = self.address(index, row) + begin * position
+        return [first + head * self.stride * position for head in range(plane.heads)]
 
     def close(self) -> None:
         self._buffers = []

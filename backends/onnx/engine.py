@@ -17,14 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from backends.engine.applicant import Applicant
+from backends.engine.borders import border_before
 from backends.engine.contract import EngineCapabilities, EngineStatus
 from backends.engine.pace import EXACT_CHUNK, Pace, plan_fixed_chunk
+from backends.engine.positions import layout_of
 from backends.engine.request_loop import RequestLoop
 from backends.engine.speculation import RunCosts
+from backends.image_span import ImageSpan
 from backends.onnx.binding import BoundGraph
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.image_tables import ImageTables
-from backends.onnx.images import ImageInputs
+from backends.onnx.images import ImageInputs, causal_left, open_span
 from backends.onnx.prefix_cache import PrefixCache
 from backends.onnx.rows import KeyValueRows, contiguous
 from backends.onnx.scores import Scores, raw_logprobs
@@ -69,8 +72,12 @@ class OnnxEngine(RequestLoop[Seat]):
         self._decoding: list[Seat] = []
 
     def _require_loaded(self) -> None:
+        self._loaded()
+
+    def _loaded(self) -> BoundGraph:
         if self._graph is None:
             raise EngineError("internal", "the model has been unloaded")
+        return self._graph
 
     def _check_images(self, request: GenerateRequest) -> None:
         self._images.check(request)
@@ -133,27 +140,53 @@ class OnnxEngine(RequestLoop[Seat]):
             seat.source = source if seat.row.length < seat.shared else None
         else:
             seat.source = None
+            # What was copied until then may end within an image that is one run.
+            border = border_before(generation.request.images, seat.row.length)
+            self._rows.roll_back(seat.row, border)
         generation.prefilled = generation.cached = seat.row.length
         return [generation.progress()] if seat.source else self._prefill_chunk(seat)
 
     def _chunk(self, seat: Seat) -> int:
+        """Up to the next image whose positions see each other; such a one is a chunk of its own."""
+        images = seat.generation.request.images
+        left = causal_left(images, seat.generation.prefilled, seat.left)
         if seat.is_alone:
-            return plan_fixed_chunk(seat.left, EXACT_CHUNK)
-        return self._pace.chunk(seat.left, is_decoding=bool(self._decoding))
+            return plan_fixed_chunk(left, EXACT_CHUNK)
+        return self._pace.chunk(left, is_decoding=bool(self._decoding))
 
     def _prefill_chunk(self, seat: Seat) -> list[TokenEvent]:
-        generation, begin = seat.generation, time.perf_counter()
-        start, chunk = generation.prefilled, self._chunk(seat)
+        generation = seat.generation
+        span = open_span(generation.request.images, generation.prefilled)
+        if span is not None:
+            return self._prefill_open(seat, span)
+        start, chunk, begin = generation.prefilled, self._chunk(seat), time.perf_counter()
         is_last = chunk == seat.left
         wanted = [chunk - 1] if is_last and generation.max_tokens > 0 else []
         images, end = generation.request.images, start + chunk
         embeddings = self._images.embeddings(generation.ids, start, end, images)[None]
         scores = self._run(seat.row.index, embeddings, [end], wanted, seat.tables)
-        seat.row.advance(chunk)
-        generation.prefilled += chunk
         self._pace.saw_prefill(chunk, time.perf_counter() - begin)
-        events: list[TokenEvent] = [] if seat.is_refilled else [generation.progress()]
-        return events + self._start_decoding(seat, scores) if is_last else events
+        return self._fed(seat, chunk, scores if is_last else None)
+
+    def _prefill_open(self, seat: Seat, span: ImageSpan) -> list[TokenEvent]:
+        """One image in one run; its last position sees all of it in a causal run too, for scores."""
+        generation, end = seat.generation, span.start + span.length
+        images, graph = generation.request.images, self._loaded()
+        embeddings = self._images.embeddings(generation.ids, span.start, end, images)
+        graph.reserve(end)
+        self._images.bidirectional.run(seat.row, embeddings, layout_of(images))
+        scores = None
+        if span.length == seat.left:
+            wanted = [0] if generation.max_tokens > 0 else []
+            scores = self._run(seat.row.index, embeddings[None, -1:], [end], wanted, seat.tables)
+        return self._fed(seat, span.length, scores)
+
+    def _fed(self, seat: Seat, count: int, scores: Scores | None) -> list[TokenEvent]:
+        """A chunk is in the row; `scores` where it was the last."""
+        seat.row.advance(count)
+        seat.generation.prefilled += count
+        events: list[TokenEvent] = [] if seat.is_refilled else [seat.generation.progress()]
+        return events + self._start_decoding(seat, scores) if scores is not None else events
 
     def _start_decoding(self, seat: Seat, scores: Scores) -> list[TokenEvent]:
         if not seat.is_refilled:
@@ -269,9 +302,7 @@ class OnnxEngine(RequestLoop[Seat]):
         wanted: Sequence[int],
         tables: ImageTables | None = None,
     ) -> Scores:
-        if self._graph is None:
-            raise EngineError("internal", "the model has been unloaded")
-        return self._graph.run(first, np.ascontiguousarray(embeddings), totals, wanted, tables)
+        return self._loaded().run(first, np.ascontiguousarray(embeddings), totals, wanted, tables)
 
     # ---- the next id ----
 
@@ -328,6 +359,7 @@ class OnnxEngine(RequestLoop[Seat]):
         self._cache.clear()
         self._graph.close()
         self._graph = None
+        self._images.bidirectional.close()
         self._rows.close()
 
 

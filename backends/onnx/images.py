@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backends.engine.positions import layout_of
 from backends.image_span import ImageSpan
+from backends.onnx.bidirectional import BidirectionalRuns
 from backends.onnx.embedding import EmbeddingTable
 from backends.onnx.image_tables import ImageTables, ImageTableStore
 from backends.types import EngineError, GenerateRequest
@@ -19,9 +20,16 @@ class ImageInputs:
     """`width`: numbers of an image's vector, 0 where the model cannot be given any."""
 
     def __init__(
-        self, artifact: Artifact, table: EmbeddingTable, *, capacity: int, word: str = "cpu"
+        self,
+        artifact: Artifact,
+        table: EmbeddingTable,
+        bidirectional: BidirectionalRuns,
+        *,
+        capacity: int,
+        word: str = "cpu",
     ) -> None:
         """`capacity`: positions that a row may have; `word`: the runtime's name for the device."""
+        self.bidirectional = bidirectional
         onnx = artifact.onnx
         self._tables = ImageTableStore(artifact, capacity=capacity, word=word)
         self._table = table
@@ -37,10 +45,8 @@ class ImageInputs:
             raise EngineError(
                 "unsupported", "images are not supported for models whose blocks have own inputs"
             )
-        if any(span.is_bidirectional for span in request.images):
-            raise EngineError(
-                "unsupported", "images whose positions see each other are not supported yet"
-            )
+        if self.bidirectional.obstacle and any(_is_open(span) for span in request.images):
+            raise EngineError("unsupported", self.bidirectional.obstacle)
 
     def tables(self, request: GenerateRequest) -> ImageTables | None:
         """What the request's row needs in the place of the common rotary tables."""
@@ -62,6 +68,22 @@ class ImageInputs:
             if self._scale != 1:
                 values[first - begin : last - begin] *= self._scale
         return values
+
+
+def _is_open(span: ImageSpan) -> bool:
+    """Whether a causal run would give something else."""
+    return span.is_bidirectional and span.length > 1
+
+
+def open_span(images: Sequence[ImageSpan], place: int) -> ImageSpan | None:
+    """The image that begins at `place` and whose positions see each other: it is one run."""
+    return next((span for span in images if _is_open(span) and span.start == place), None)
+
+
+def causal_left(images: Sequence[ImageSpan], place: int, left: int) -> int:
+    """How many of the `left` positions from `place` on come before the next such image."""
+    starts = [span.start for span in images if _is_open(span) and span.start >= place]
+    return min(left, min(starts) - place) if starts else left
 
 
 def _vector_scale(artifact: Artifact) -> np.float32:

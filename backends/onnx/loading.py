@@ -13,6 +13,7 @@ from backends.engine.pace import Pace
 from backends.engine.saved_prefixes import open_files
 from backends.engine.speculation import MOST_GUESSES
 from backends.onnx.adapter import load_adapter
+from backends.onnx.bidirectional import BidirectionalRuns
 from backends.onnx.binding import BoundGraph, key_value_planes
 from backends.onnx.device import open_device
 from backends.onnx.device_loading import idle_rows, is_encoder, load_on_device
@@ -88,7 +89,9 @@ def _load_decoder(
         session, artifact, rows, most_rows=active, most_scores=max(active, MOST_GUESSES + 1)
     )
     embedding = input_table(folder, onnx)
-    images = ImageInputs(artifact, embedding, capacity=rows.capacity)
+    images = ImageInputs(
+        artifact, embedding, BidirectionalRuns(load, artifact, rows), capacity=rows.capacity
+    )
     capabilities = EngineCapabilities(
         context_length=rows.capacity,
         rows=active,

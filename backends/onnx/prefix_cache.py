@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from backends.engine.borders import border_before
 from backends.engine.prefix_index import Match, Prefix, PrefixIndex
 from backends.onnx.rows import KeyValueRows, Row
 from backends.onnx.saved_rows import SavedRows
@@ -165,11 +166,15 @@ class PrefixCache:
         return self._take(positions, None)
 
     def _best(self, request: GenerateRequest, *, exact: bool) -> Match[Row] | None:
-        """At least two ids are left to run: a run of one would round differently."""
+        """At least two ids are left to run: a run of one would round differently.
+
+        Nor is an image cut whose positions see each other.
+        """
         most = len(request.prompt_ids) - 2
         best: Match[Row] | None = None
         for row, shared in self._index.matches(_prefix(request, request.prompt_ids)):
             usable = min(shared, most, row.exact_length if exact else row.length)
+            usable = border_before(request.images, usable)
             if self._rows.states and not (row in self._idle and usable == row.length):
                 continue  # what a state has read cannot be taken back
             if usable >= MIN_SHARED and (best is None or usable > best.shared):

@@ -65,6 +65,7 @@ class _AdaptedSession(ort.InferenceSession):
 
     def __init__(
         self,
+        graph: bytes,
         folder: pathlib.Path,
         adapter: LoadedAdapter,
         options: ort.SessionOptions,
@@ -74,7 +75,7 @@ class _AdaptedSession(ort.InferenceSession):
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in adapter.arrays.values()]
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
         options.add_external_initializers(list(adapter.arrays), values)
-        super().__init__(adapter.graph, options, providers=providers)
+        super().__init__(graph, options, providers=providers)
 
 
 def opened(
@@ -85,8 +86,24 @@ def opened(
 ) -> ort.InferenceSession:
     """On the artifact's graph, or on the adapter's over the artifact's weights."""
     if adapter is not None:
-        return _AdaptedSession(folder, adapter, options, providers)
+        return _AdaptedSession(adapter.graph, folder, adapter, options, providers)
     return ort.InferenceSession(str(folder / GRAPH_FILE), options, providers=providers)
+
+
+def open_graph(
+    graph: bytes,
+    folder: pathlib.Path,
+    adapter: LoadedAdapter | None,
+    options: ort.SessionOptions,
+) -> ort.InferenceSession:
+    """On the CPU, of another graph over the artifact's weights. Raises EngineError("load")."""
+    try:
+        if adapter is not None:
+            return _AdaptedSession(graph, folder, adapter, options, _PROVIDERS)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        return ort.InferenceSession(graph, options, providers=_PROVIDERS)
+    except Exception as error:
+        raise EngineError("load", f"ONNX Runtime refused the model: {error}") from error
 
 
 def open_reference_session(

@@ -11,7 +11,7 @@ import pytest
 from backends.image_span import ImageSpan
 from backends.onnx.embedding import input_table
 from backends.onnx.engine import OnnxEngine
-from backends.types import GenerateRequest
+from backends.types import GenerateRequest, Sampled
 from converters.artifact import GRAPH_FILE, read_artifact
 from tests.backends.onnx.device_rig import on_device
 from tests.backends.onnx.engine_rig import (
@@ -36,6 +36,7 @@ from tests.backends.onnx.tiny_artifact import (
 
 SECTIONS = (2, 3, 3)
 ONE, OTHER = -11, -12
+TOP = 20
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def shown(name: str, length: int, *images: ImageSpan, seed: int = 0, **fields) -
     for span in images:
         identity = ONE if span.embeddings == image(0, span.rows, span.columns).embeddings else OTHER
         ids[span.start : span.start + span.length] = [identity] * span.length
-    return ask(name, ids, images=images, **fields)
+    return ask(name, ids, images=images, top_logprobs=TOP, **fields)
 
 
 def positions(request: GenerateRequest, length: int) -> np.ndarray:
@@ -105,17 +106,18 @@ def in_one_run(folder: pathlib.Path, request: GenerateRequest, said: list[int]) 
 
 
 def check(folder: pathlib.Path, engine: OnnxEngine, request: GenerateRequest) -> int:
-    """Runs it alone; the logits of every answered id are the reference's. Returns cached ids."""
-    watch = Watch(engine)
-    said, usage = answer(engine, request)
-    graph = engine._graph
-    assert graph is not None
-    graph.run = watch._inner  # type: ignore[method-assign]
-    expected = in_one_run(folder, request, said)
-    for line, other in zip(watch.logits, expected, strict=False):
-        np.testing.assert_allclose(line, other, atol=1e-2)  # the head rounds to 8 bits
-    assert said == expected.argmax(axis=1).tolist()
-    return usage.cached_tokens
+    """Runs it alone; what is likely at every answered id is the reference's. Returns cached ids."""
+    engine.add(request)
+    events = run(engine)[request.request_id]
+    said = ids_of(events)
+    logits = in_one_run(folder, request, said).astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    answered = [event for event in events if isinstance(event, Sampled)]
+    for event, line in zip(answered, expected, strict=True):
+        assert len(event.top) == TOP
+        # The head rounds to 8 bits.
+        assert max(abs(logprob - line[token_id]) for token_id, logprob in event.top) < 1e-2
+    return usage_of(events).cached_tokens
 
 
 PROMPTS = {
