@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from msgspec.structs import replace
 
-from converters.gguf import GgufFile, Value
+from converters.gguf import GgufFile, Value, integer_value
 
 Metadata = dict[str, Value]
 # Files of this context or longer were trained with positions stretched 8 times, and may not say so.
@@ -132,7 +132,8 @@ def _qwen3vl(file: GgufFile) -> GgufFile:
     metadata = dict(file.metadata)
     if isinstance(taps, np.ndarray):
         metadata.setdefault(f"{prefix}.n_deepstack_layers", len(taps))
-    if metadata.get(f"{prefix}.attention.key_length") == QWEN3VL_HEAD_SIZE and taps is not None:
+    head_size = integer_value(file.metadata, f"{prefix}.attention.key_length", 0)
+    if head_size == QWEN3VL_HEAD_SIZE and taps is not None:
         sections = np.array(QWEN3VL_SECTIONS, np.int32)
         metadata.setdefault(f"{prefix}.rope.dimension_sections", sections)
     return file if metadata.keys() == file.metadata.keys() else replace(file, metadata=metadata)
