@@ -26,8 +26,6 @@ VOCABULARY, COUNT = 700, 6
 CLOSE = {"F32": 6e-3, "F16": 8e-3, "Q8_0": 0.2}
 # Greedy ids may differ where the two are nearer than this; what follows is another text.
 TIE = {"F32": 0.02, "F16": 0.03, "Q8_0": 0.5}
-# Kinds that an engine cannot be given yet.
-NOT_YET = {"onnx-cpu": {"gemma3"}}
 # Answers after two different images are further apart than this.
 FAR = 0.3
 
@@ -93,16 +91,12 @@ def made(folder: pathlib.Path, kind: str, types: str) -> Case:
     return Case(text, projector, prompts, expected)
 
 
-def targets_of(kind: str) -> list[str]:
-    return [target for target in TARGETS if kind not in NOT_YET.get(target, set())]
-
-
 @pytest.mark.parametrize("kind", TOWERS)
 def test_answers_after_images_are_those_of_llama_cpp(tmp_path: pathlib.Path, kind: str) -> None:
     case = made(tmp_path, kind, "F32")
     apart = np.abs(case.expected["middle"].row - case.expected["two"].row).max()
     assert apart > FAR
-    for target in targets_of(kind):
+    for target in TARGETS:
         with Seeing(case.text, case.projector, target) as model:
             for name, prompt in case.prompts.items():
                 check(model.ask(prompt, COUNT), case.expected[name], "F32")
@@ -115,7 +109,7 @@ def test_answers_after_images_are_those_of_llama_cpp(tmp_path: pathlib.Path, kin
 @pytest.mark.parametrize("kind", TOWERS)
 def test_projectors_of_fewer_bits(tmp_path: pathlib.Path, kind: str, types: str) -> None:
     case = made(tmp_path, kind, types)
-    for target in targets_of(kind):
+    for target in TARGETS:
         with Seeing(case.text, case.projector, target) as model:
             check(model.ask(case.prompts["middle"]), case.expected["middle"], types)
 
@@ -135,7 +129,7 @@ def test_windows_shorter_than_an_image_end_before_it_only(
         case = made(folder, "gemma3", "F32")
         rows.append(case.expected["middle"].row)
     assert np.abs(rows[0] - rows[1]).max() > 0.05  # the window matters
-    for target in targets_of("gemma3"):
+    for target in TARGETS:
         with Seeing(case.text, case.projector, target) as model:
             for name, prompt in case.prompts.items():
                 check(model.ask(prompt, COUNT), case.expected[name], "F32")
