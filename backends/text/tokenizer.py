@@ -159,7 +159,9 @@ class Tokenizer:
             return b""
         known = self._pieces.get(token_id)
         if known is None:
-            known = self._pieces[token_id] = self._make_piece(token_id)
+            known = self._make_piece(token_id)
+            if known:  # clients send ids too: what is no id must not fill the memory
+                self._pieces[token_id] = known
         return known
 
     def is_special(self, token_id: int) -> bool:
@@ -187,7 +189,8 @@ class Tokenizer:
     def _make_piece(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id]
-        token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+        is_number = 0 <= token_id < 1 << 32  # the library's own type
+        token = self._tokenizer.id_to_token(token_id) if is_number else None
         return b"" if token is None else self._form(token)
 
     def decode(self, ids: Iterable[int], show_special: bool = True) -> str:

@@ -107,3 +107,9 @@ def test_a_decoder_that_is_not_known_is_refused() -> None:
 def test_a_missing_file_is_an_artifact_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path, SpecialTokens())
+
+
+def test_what_is_no_id_is_nothing_and_is_not_remembered() -> None:
+    tokenizer = byte_level()
+    assert tokenizer.decode([-1, -(2**60), 2**31, 2**40, 10**9]) == ""
+    assert tokenizer._pieces == {}

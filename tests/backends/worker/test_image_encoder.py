@@ -19,7 +19,6 @@ from backends.onnx import backend as onnx_backend
 from backends.types import EngineError, Load
 from backends.vision.plan import Tower
 from backends.vision.sight import PlannedImage, Sight
-from backends.vision.vector_cache import VectorCache
 from backends.worker.image_encoder import ImageEncoded, ImageEncoder, ImagesReady, tower_loader
 from converters.artifact import GRAPH_FILE
 from converters.vision_artifact import VisionArtifact
@@ -380,20 +379,6 @@ def test_closing_ends_a_run_and_forgets_the_queue(rig: Rig, tower: CuedTower):
     assert rig.encoder.close(SECONDS)
     assert rig.posts.empty()
     assert tower.is_closed
-
-
-def test_the_cache_keeps_to_its_bound_and_drops_what_is_oldest():
-    cache = VectorCache(100)
-    for name in (b"a", b"b"):
-        cache.put(name, (bytes(20), bytes(20)))
-    assert cache.get(b"a") is not None
-    cache.put(b"c", (bytes(40),))
-    assert (cache.get(b"b"), cache.held_bytes) == (None, 80)
-    cache.put(b"c", (bytes(40),))
-    cache.put(b"huge", (bytes(101),))
-    assert (cache.held_bytes, cache.get(b"huge")) == (80, None)
-    cache.put(b"d", (bytes(100),))
-    assert (cache.held_bytes, cache.get(b"a"), cache.get(b"c")) == (100, None, None)
 
 
 def test_an_image_larger_than_the_cache_serves_all_that_wait_for_it(tower: CuedTower):
