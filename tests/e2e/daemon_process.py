@@ -81,12 +81,18 @@ class DaemonProcess:
         """Waits for a child that runs `module`."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            for child in self.children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if module in " ".join(child.cmdline()):
-                        return child
+            for child in self.children_running(module):
+                return child
             time.sleep(0.005)
         raise AssertionError(f"no child runs {module}")
+
+    def children_running(self, module: str) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if module in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def kill(self) -> None:
         """The plug pulled: kill -9; then every child must leave by itself."""
@@ -105,9 +111,15 @@ class DaemonProcess:
         assert_all_gone(children)
 
 
-def assert_all_gone(processes: list[psutil.Process], within_seconds: float = 10.0) -> None:
+def assert_all_gone(processes: list[psutil.Process], within_seconds: float = 30.0) -> None:
+    """Who stays is named, and made to write where it hangs into the daemon's log."""
     _, alive = psutil.wait_procs(processes, timeout=within_seconds)
-    assert alive == []
+    names: list[str] = []
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline()))
+            process.send_signal(signal.SIGABRT)
+    assert names == []
 
 
 @contextlib.contextmanager
