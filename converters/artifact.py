@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pathlib
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -293,7 +293,14 @@ class ArtifactError(Exception):
     """The folder holds no artifact that this build can read; the message says why."""
 
 
-_Described = TypeVar("_Described", Artifact, AdapterArtifact)
+class Described(Protocol):
+    """What every description says first: `READABLE_FORMATS` are those that engines can read."""
+
+    @property
+    def format(self) -> int: ...
+
+
+_Described = TypeVar("_Described", bound=Described)
 
 
 def variant_folder(target: str, *, precise: bool = False) -> str:
@@ -313,7 +320,7 @@ def adapted_base(folder_name: str) -> str:
 
 def read_artifact(folder: pathlib.Path) -> Artifact:
     """Decodes `artifact.json`. Raises ArtifactError."""
-    return _readable(folder, ARTIFACT_FILE, Artifact)
+    return read_described(folder, ARTIFACT_FILE, Artifact)
 
 
 def read_adapter(folder: pathlib.Path, base: pathlib.Path) -> AdapterArtifact:
@@ -321,7 +328,7 @@ def read_adapter(folder: pathlib.Path, base: pathlib.Path) -> AdapterArtifact:
 
     An artifact that was made anew by another version of the converter may be another one.
     """
-    adapter = _readable(folder, ADAPTER_FILE, AdapterArtifact)
+    adapter = read_described(folder, ADAPTER_FILE, AdapterArtifact)
     if adapter.base_structure != structure_of(base):
         raise ArtifactError(f"{folder.name}: made for another artifact of its base")
     return adapter
@@ -337,11 +344,14 @@ def structure_of(folder: pathlib.Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _readable(folder: pathlib.Path, name: str, kind: type[_Described]) -> _Described:
+def read_described(
+    folder: pathlib.Path, name: str, kind: type[_Described], what: str = "artifact"
+) -> _Described:
+    """The description `name` of an artifact, in a format that this build knows. Raises ArtifactError."""
     try:
         artifact = msgspec.json.decode((folder / name).read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{folder.name}: no readable artifact ({error})") from error
+        raise ArtifactError(f"{folder.name}: no readable {what} ({error})") from error
     if artifact.format not in READABLE_FORMATS:
         raise ArtifactError(f"{folder.name}: artifact format {artifact.format} is unknown here")
     return artifact

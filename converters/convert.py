@@ -33,7 +33,7 @@ from converters.gguf import GgufFile, read_header, text_value
 from converters.parallel import RunInOrder, one_by_one
 from converters.plan import Plan, plan
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 from converters.targets.mlx import write as mlx_target
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.native import is_native
@@ -80,10 +80,7 @@ def _convert_graph(
     with staged(request.final) as staging:
         artifact = write_graph(facts, reader, tokenizer, request.source, staging, progress)
         artifact_bytes = write_description(artifact, ARTIFACT_FILE, staging)
-        progress.start("sync", artifact_bytes)
-        sync_files(staging)
-        publish(staging, request.final)
-        progress.finish()
+        sync_and_publish(staging, request.final, artifact_bytes, progress)
     return artifact_bytes
 
 
@@ -111,10 +108,7 @@ def _convert(job: _Job, request: Request, progress: Progress, run: RunInOrder) -
         artifact_bytes = write_description(artifact, ARTIFACT_FILE, staging)
         progress.start("verify", artifact_bytes)
         _verify(job.plan, artifact_bytes, staging)
-        progress.start("sync", artifact_bytes)
-        sync_files(staging)
-        publish(staging, request.final)
-        progress.finish()
+        sync_and_publish(staging, request.final, artifact_bytes, progress)
     return artifact_bytes
 
 

@@ -8,7 +8,7 @@ from converters.artifact import ARTIFACT_FILE, MLX_WEIGHTS_FILE, TOKENIZER_FILE
 from converters.description import write_description
 from converters.gguf import GgufFile
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 from converters.targets.mlx.native import describe_native, plan_native, write_native
 from converters.tensor_reader import TensorReader
 from converters.tokenizer import build_tokenizer
@@ -35,8 +35,5 @@ def convert_native(
         progress.start("verify", artifact_bytes)
         if (staging / MLX_WEIGHTS_FILE).stat().st_size != planned.weights_bytes:
             raise RuntimeError(f"{MLX_WEIGHTS_FILE} is not what was planned")
-        progress.start("sync", artifact_bytes)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
+        sync_and_publish(staging, final, artifact_bytes, progress)
     return artifact_bytes

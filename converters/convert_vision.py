@@ -21,7 +21,7 @@ from converters.description import write_description
 from converters.gguf import read_header
 from converters.parallel import RunInOrder, one_by_one
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.mlx.vision import write_tower as write_mlx_tower
 from converters.targets.onnx.weights import write_weights
@@ -54,10 +54,7 @@ def convert_vision(
         artifact_bytes = write_description(described, VISION_FILE, staging)
         progress.start("verify", artifact_bytes)
         _verify(planned, artifact_bytes, staging)
-        progress.start("sync", artifact_bytes)
-        sync_files(staging)
-        publish(staging, request.final)
-        progress.finish()
+        sync_and_publish(staging, request.final, artifact_bytes, progress)
     return artifact_bytes
 
 

@@ -11,7 +11,7 @@ from converters.artifact import MADE_GGUF, MADE_NOTES
 from converters.gguf import TensorInfo, read_header
 from converters.gguf_writer import GgufPlan, Slices, write_file
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,10 +39,7 @@ def make_gguf(
         progress.start("verify", planned.total_bytes)
         verify_gguf(path, planned)
         (staging / MADE_NOTES).write_bytes(msgspec.json.encode(notes))
-        progress.start("sync", planned.total_bytes)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
+        sync_and_publish(staging, final, planned.total_bytes, progress)
     return Made(digest=digest, file_bytes=planned.total_bytes, notes=notes)
 
 

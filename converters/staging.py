@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 
 from converters.errors import NoSpace
+from converters.progress import Progress
 
 # Left free beside the artifact, so that the daemon can still write its own small files.
 SPARE_BYTES = 64 << 20
@@ -56,7 +57,17 @@ def staged(final: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def sync_files(folder: pathlib.Path) -> None:
+def sync_and_publish(
+    staging: pathlib.Path, final: pathlib.Path, byte_count: int, progress: Progress
+) -> None:
+    """The end of every conversion: `byte_count` bytes on the disk, then under their final name."""
+    progress.start("sync", byte_count)
+    _sync_files(staging)
+    publish(staging, final)
+    progress.finish()
+
+
+def _sync_files(folder: pathlib.Path) -> None:
     for path in sorted(folder.iterdir()):
         _sync(path)
     _sync(folder)

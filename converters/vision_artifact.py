@@ -29,10 +29,9 @@ import msgspec
 
 from converters.artifact import (
     ARTIFACT_FORMAT,
-    READABLE_FORMATS,
     Artifact,
-    ArtifactError,
     TensorRecord,
+    read_described,
 )
 
 VISION_FILE = "vision.json"
@@ -128,10 +127,4 @@ def is_vision_folder(name: str) -> bool:
 
 def read_vision(folder: pathlib.Path) -> VisionArtifact:
     """Decodes `vision.json`. Raises ArtifactError."""
-    try:
-        found = msgspec.json.decode((folder / VISION_FILE).read_bytes(), type=VisionArtifact)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{folder.name}: no readable vision artifact ({error})") from error
-    if found.format not in READABLE_FORMATS:
-        raise ArtifactError(f"{folder.name}: artifact format {found.format} is unknown here")
-    return found
+    return read_described(folder, VISION_FILE, VisionArtifact, "vision artifact")

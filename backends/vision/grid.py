@@ -49,6 +49,13 @@ def fitted_size(width: int, height: int, *, step: int, least: int, most: int) ->
     return columns * step, rows * step
 
 
+def fitted_grid(form: ImageForm, width: int, height: int) -> tuple[int, int, Grid]:
+    """(width, height, positions) that an image of so many pixels is fitted to, within the form's bounds."""
+    step = form.patch_size * form.merge
+    wide, high = fitted_size(width, height, step=step, least=form.min_pixels, most=form.max_pixels)
+    return wide, high, Grid(high // step, wide // step)
+
+
 def positions_of(form: ImageForm, plan: ImagePlan) -> Grid:
     step = form.patch_size * form.merge
     return Grid(plan.height // step, plan.width // step)

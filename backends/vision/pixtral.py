@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backends.types import EngineError
-from backends.vision.grid import fitted_size, patches_of, places_of, positions_of, rotations
+from backends.vision.grid import fitted_grid, patches_of, places_of, positions_of, rotations
 from backends.vision.plan import ImagePlan, MarkupText, TowerInputs, Vectors
 from converters.vision_artifact import ImageForm
 
@@ -23,11 +23,7 @@ class Pixtral:
     """An `ImageKind`. The vector of [IMG_BREAK] stands behind each row of positions but the last."""
 
     def plan(self, form: ImageForm, width: int, height: int) -> ImagePlan:
-        step = form.patch_size * form.merge
-        wide, high = fitted_size(
-            width, height, step=step, least=form.min_pixels, most=form.max_pixels
-        )
-        rows, columns = high // step, wide // step
+        wide, high, (rows, columns) = fitted_grid(form, width, height)
         vectors = Vectors(length=rows * columns + rows - 1)
         return ImagePlan(width=wide, height=high, parts=(vectors, MarkupText("[IMG_END]")))
 

@@ -18,7 +18,7 @@ from backends.vision.grid import (
     Floats,
     Grid,
     Indices,
-    fitted_size,
+    fitted_grid,
     patches_of,
     places_of,
     positions_of,
@@ -32,11 +32,7 @@ class QwenVl:
     """An `ImageKind`. What the three differ by, the form says: windows, a table of places."""
 
     def plan(self, form: ImageForm, width: int, height: int) -> ImagePlan:
-        step = form.patch_size * form.merge
-        wide, high = fitted_size(
-            width, height, step=step, least=form.min_pixels, most=form.max_pixels
-        )
-        rows, columns = high // step, wide // step
+        wide, high, (rows, columns) = fitted_grid(form, width, height)
         vectors = Vectors(length=rows * columns, rows=rows, columns=columns)
         start, end = MarkupText("<|vision_start|>"), MarkupText("<|vision_end|>")
         return ImagePlan(width=wide, height=high, parts=(start, vectors, end))

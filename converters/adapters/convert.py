@@ -29,7 +29,7 @@ from converters.gguf import GgufFile, read_header
 from converters.output_file import new_file
 from converters.plan import Plan, plan
 from converters.progress import Progress
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 from converters.targets.mlx import low_rank as mlx_low_rank
 from converters.targets.mlx.layout import Layout as MlxLayout
 from converters.targets.onnx import low_rank as onnx_low_rank
@@ -100,10 +100,7 @@ def convert_adapter(
         rounding = _write(planned, request, TensorReader(adapter), staging, progress)
         described = _describe(planned, request, rounding)
         artifact_bytes = write_description(described, ADAPTER_FILE, staging)
-        progress.start("sync", artifact_bytes)
-        sync_files(staging)
-        publish(staging, request.final)
-        progress.finish()
+        sync_and_publish(staging, request.final, artifact_bytes, progress)
     return artifact_bytes
 
 

@@ -23,7 +23,7 @@ from converters.parallel import RunInOrder, one_by_one
 from converters.progress import Progress
 from converters.quantise.encoder import ENCODERS, Bytes
 from converters.quantise.plan import QuantisingPlan, plan_quantising
-from converters.staging import check_space, publish, staged, sync_files
+from converters.staging import check_space, staged, sync_and_publish
 from converters.tensor_reader import TensorReader
 
 # Weights per slice, and per pass over arrays that should stay in the cache.
@@ -50,10 +50,7 @@ def quantise(
         _write(planned, TensorReader(file), path, run, progress.advance)
         progress.start("verify")
         verify_gguf(path, planned.file)
-        progress.start("sync", planned.file.total_bytes)
-        sync_files(staging)
-        publish(staging, final)
-        progress.finish()
+        sync_and_publish(staging, final, planned.file.total_bytes, progress)
     return planned.file.total_bytes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from litestar import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from daemon.api.framing import ReaderStuck, disconnected, patience, send_body
+from daemon.api.framing import ReaderStuck, patience, send_body, while_connected
 from daemon.errors import NotFound
 
 _SLICE_BYTES = 1 << 20
@@ -49,14 +49,9 @@ class FileAnswer(Response[bytes]):
         return app
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send(send))
-        watching = asyncio.ensure_future(disconnected(receive))
         try:
-            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await while_connected(self._send(send), receive)
         finally:
-            for task in (sending, watching):
-                task.cancel()
-            await asyncio.gather(sending, watching, return_exceptions=True)
             os.close(self._descriptor)
 
     async def _send(self, send: Send) -> None:

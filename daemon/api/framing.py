@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -143,8 +143,18 @@ def last_event(events: list[_Event]) -> _Event:
     return events[-1]
 
 
-async def disconnected(receive: Receive) -> None:
-    """Returns when the client has left."""
+async def while_connected(answering: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Runs it to its end, or until the client has left; it is over when this returns."""
+    tasks = [asyncio.ensure_future(answering), asyncio.ensure_future(_disconnected(receive))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -175,14 +185,9 @@ class EventAnswer(Response[bytes], Generic[_Event]):
         return app
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answering = asyncio.ensure_future(self._answer(send))
-        watching = asyncio.ensure_future(disconnected(receive))
         try:
-            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await while_connected(self._answer(send), receive)
         finally:
-            for task in (answering, watching):
-                task.cancel()
-            await asyncio.gather(answering, watching, return_exceptions=True)
             await self._events.aclose()
 
     async def _answer(self, send: Send) -> None:

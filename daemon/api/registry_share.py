@@ -16,12 +16,11 @@ from daemon.api.file_answer import FileAnswer
 from daemon.api.framing import json_response
 from daemon.api.request import ApiRequest
 from daemon.api.services import Rooms, Services
+from daemon.api.system import READ
 from daemon.errors import DaemonError, NotFound
-from daemon.models.manifest import manifest_digest, parse_digest
+from daemon.models.manifest import MANIFEST_TYPE, manifest_digest, parse_digest
 from daemon.models.name import DEFAULT_HOST, ModelName, name_from_parts
 
-READ = (HttpMethod.GET, HttpMethod.HEAD)
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 

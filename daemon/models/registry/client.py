@@ -18,6 +18,7 @@ import msgspec
 from yarl import URL
 
 from daemon.errors import DaemonError, Internal, NotFound
+from daemon.models.manifest import MANIFEST_TYPE
 from daemon.models.name import ModelName
 from daemon.models.registry.challenge import parse_challenge, token_url
 from daemon.models.registry.keys import RegistryKey
@@ -29,7 +30,6 @@ from daemon.models.registry.reach import (
 )
 
 DEFAULT_HOST = "registry.ollama.ai"
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 MAX_MANIFEST_BYTES = 4 << 20
 _MAX_ERROR_BYTES = 64 << 10
 _MAX_TOKEN_BYTES = 64 << 10

@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -38,6 +39,7 @@ _TAKEN_SECONDS = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 Progress = Callable[[int], None]
+_Open = Callable[..., contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]]
 
 
 class DownloadSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,26 +222,18 @@ class BlobDownload:
         await self._throttle.wait_for_quiet_end()
         while mirror := await self._mirrors.find():
             try:
-                start, end = part.offset + part.written, part.offset + wanted
-                headers = {"Range": f"bytes={start}-{end - 1}"}
-                await self._take(self._mirrors.open(mirror, headers), part, start, end)
+                await self._take(partial(self._mirrors.open, mirror), part, wanted)
                 return
             except (Unreachable, RegistryRefused, _Stalled):
                 self._mirrors.give_up(mirror)
-        start, end = part.offset + part.written, part.offset + wanted
         if self._location is None:
             self._location = await self._client.locate(self._digest)
-        headers = {"Range": f"bytes={start}-{end - 1}"}
-        await self._take(self._client.open(self._location, headers=headers), part, start, end)
+        await self._take(partial(self._client.open, self._location), part, wanted)
 
-    async def _take(
-        self,
-        opening: contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse],
-        part: Part,
-        start: int,
-        end: int,
-    ) -> None:
-        async with opening as answer:
+    async def _take(self, open_with: _Open, part: Part, wanted: int) -> None:
+        """`open_with` headers: of whoever has the blob."""
+        start, end = part.offset + part.written, part.offset + wanted
+        async with open_with(headers={"Range": f"bytes={start}-{end - 1}"}) as answer:
             is_whole = start == 0 and end == self.partial.total_bytes
             # A server without ranges is fine for a blob that is asked for whole.
             if not (is_whole and answer.status == 200):
