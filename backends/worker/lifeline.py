@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
+import queue
 import select
 import signal
 import socket
@@ -41,22 +42,24 @@ class Watchdog:
     def __init__(self, connection: socket.socket, grace_seconds: float = GRACE_SECONDS) -> None:
         self._connection = connection
         self._grace_seconds = grace_seconds
-        self._is_armed = threading.Event()
+        # Not an Event: a signal handler that sets one while its thread is setting it waits for itself.
+        self._armed = queue.SimpleQueue[None]()
         threading.Thread(target=self._wait_for_hangup, name="hangup", daemon=True).start()
         threading.Thread(target=self._wait_and_leave, name="watchdog", daemon=True).start()
 
     def arm(self) -> None:
-        self._is_armed.set()
+        """From any thread, also inside of a signal handler."""
+        self._armed.put(None)
 
     def _wait_for_hangup(self) -> None:
         """Asks for no event: only the other end's closing wakes it, whatever the main thread does."""
         poll = select.poll()
         poll.register(self._connection.fileno(), 0)
         poll.poll()
-        self._is_armed.set()
+        self.arm()
 
     def _wait_and_leave(self) -> None:
-        self._is_armed.wait()
+        self._armed.get()
         threading.Event().wait(self._grace_seconds)
         os._exit(EXIT_STUCK)
 
