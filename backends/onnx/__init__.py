@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from converters.vision_artifact import VisionArtifact
 
 if TYPE_CHECKING:
     from backends.onnx.tower import OnnxTower
+
+# ONNX Runtime reports what it runs to its maker, unless told before it is imported; this package is
+# always imported before it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 class OnnxBackend:

@@ -48,7 +48,12 @@ def _confine(source: pathlib.Path, output: pathlib.Path) -> None:
     from converters.confinement import confine, die_with_parent
 
     die_with_parent()
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "ORT_DISABLE_TELEMETRY",
+    ):
         os.environ[name] = "1"
     os.environ["HF_HOME"] = os.environ["TMPDIR"] = str(output)
     confine(
